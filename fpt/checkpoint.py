@@ -1,0 +1,178 @@
+"""GPT-2 checkpoints in and out: `config.json` and safetensors, never code.
+
+The names of GPT-2's checkpoints and of our parameters map one to one, and so do the arrays: its linear layers are
+stored (in, out), as ours are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fpt.bodies import GEOMETRIES, Geometry, read_geometry, write_geometry
+from fpt.errors import UserError, nearest
+from fpt.files import sha256, write_whole
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHIPPED = Path(__file__).parent / "weights"
+PREFIX = "transformer."
+# Keys of a language model that a body has no place for: causal masks kept as buffers, and the head tied to the table.
+IGNORED = r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight|wte\.weight"
+KINDS = {"F32": np.float32, "F16": np.float16, "BF16": None}  # dtypes that are read
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk: its geometry, its weight files and the digest of what they hold."""
+
+    folder: Path
+    geometry: Geometry
+    files: tuple[Path, ...]
+    digest: str  # sha256 over the files' own, in order of name
+
+
+def theirs(name: str) -> str:
+    """`body/h_0/attn/c_attn/kernel` -> `h.0.attn.c_attn.weight`."""
+    name = re.sub(r"^h_(\d+)/", r"h.\1/", name.removeprefix("body/"))
+    name = re.sub(r"/(kernel|scale)$", "/weight", name)
+    return {"wpe": "wpe.weight"}.get(name, name).replace("/", ".")
+
+
+def locate(body: str) -> Checkpoint | None:
+    """The checkpoint that `--body` names; None for a geometry's name under which no weights are to be had here.
+
+    A geometry's name means the weights shipped under it, or the hub's.  Raises UserError where a folder holds no
+    checkpoint, where it is damaged, and where nothing of that name is known.
+    """
+    if body in GEOMETRIES and (SHIPPED / body / "config.json").is_file():
+        return open_folder(SHIPPED / body)
+    if Path(body).is_dir():
+        return open_folder(Path(body))
+    if body in GEOMETRIES:
+        return None if body == "gpt2-mini" else _from_hub(body, missing_is_none=True)
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", body) and "/" in body and not body.startswith("."):
+        return _from_hub(body, missing_is_none=False)
+    if "/" in body or os.sep in body:
+        raise UserError(f"no folder {body}; --body takes a geometry's name, a checkpoint's folder or a hub id")
+    raise nearest(body, GEOMETRIES, "body")
+
+
+def open_folder(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder: one safetensors file, or several under an index."""
+    geometry = read_geometry(folder / "config.json")
+    files = [folder / WEIGHTS]
+    if not files[0].is_file() and (folder / INDEX).is_file():
+        try:
+            shards = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise UserError(f"{folder / INDEX} is damaged; fetch the checkpoint again") from None
+        files = [folder / name for name in sorted(shards)]
+    for file in files:
+        if file.parent != folder or not file.is_file():
+            raise UserError(f"no {file.name} in {folder}; weights are read from safetensors, fetch them again")
+    return Checkpoint(folder, geometry, tuple(files), "+".join(sha256(file)[:32] for file in files))
+
+
+def _from_hub(name: str, missing_is_none: bool) -> Checkpoint | None:
+    """A checkpoint in the hub's cache, fetched if it is not there; one try, and no wait where there is no network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    wanted = dict(allow_patterns=["config.json", "model*.safetensors", INDEX], etag_timeout=3)
+    try:
+        return open_folder(Path(snapshot_download(name, local_files_only=True, **wanted)))
+    except (LocalEntryNotFoundError, UserError):
+        pass
+    try:
+        if not _hub_answers():
+            raise OfflineModeIsEnabled("no answer")
+        return open_folder(Path(snapshot_download(name, **wanted)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        if missing_is_none:
+            return None
+        reason = "the hub cannot be reached" if not isinstance(error, HfHubHTTPError) else "the hub refused it"
+        raise UserError(f"no checkpoint {name!r}: no such folder, and {reason}; name a checkpoint's folder") from None
+
+
+def _hub_answers() -> bool:
+    """Whether a connection to the hub can be made within three seconds: its own client would try for half a minute."""
+    import socket
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def read(checkpoint: Checkpoint, wanted: Callable[[str], bool], shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The parameters of `shapes` (ours, by name) for which `wanted(name)` holds, as float32.
+
+    Every key must be one of ours or a known extra, and every wanted parameter must be there, in its shape and finite;
+    keys of parameters that are not wanted may be absent.  Raises UserError naming the keys otherwise.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    ours = {theirs(name): name for name in shapes}
+    missing = {theirs(name) for name in shapes if wanted(name)}
+    found, unknown = {}, []
+    for file in checkpoint.files:
+        try:
+            with safe_open(file, framework="np") as tensors:
+                for key in tensors.keys():
+                    short = key.removeprefix(PREFIX)
+                    if short in ours and wanted(ours[short]):
+                        found[ours[short]] = _tensor(tensors, key, shapes[ours[short]], file)
+                        missing.discard(short)
+                    elif short not in ours and not re.fullmatch(IGNORED, short):
+                        unknown.append(key)
+        except SafetensorError as error:
+            raise UserError(f"{file} is damaged ({error}); fetch the checkpoint again") from None
+    if unknown:
+        raise UserError(f"{checkpoint.folder} holds keys that a GPT-2 body does not have: {_some(unknown)}")
+    if missing:
+        raise UserError(f"{checkpoint.folder} lacks {_some(sorted(missing))}; load other roles, or another checkpoint")
+    return found
+
+
+def _tensor(tensors, key: str, shape: tuple[int, ...], file: Path) -> np.ndarray:
+    stated = tensors.get_slice(key)
+    if stated.get_dtype() not in KINDS:
+        raise UserError(f"{file}: {key} is stored as {stated.get_dtype()}; {', '.join(KINDS)} are read")
+    if tuple(stated.get_shape()) != shape:
+        raise UserError(f"{file}: {key} has shape {tuple(stated.get_shape())}, but config.json asks for {shape}")
+    value = np.asarray(tensors.get_tensor(key), np.float32)
+    if not np.isfinite(value).all():
+        raise UserError(f"{file}: {key} holds numbers that are not finite; fetch the checkpoint again")
+    return value
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def write(folder: Path, geometry: Geometry, parameters: dict) -> None:
+    """Writes body parameters, by our names, as a checkpoint that transformers reads.  Other parameters go under their own names."""
+    from safetensors.numpy import save
+
+    tensors = {
+        theirs(name) if name.startswith("body/") else name.replace("/", "."): np.ascontiguousarray(value, np.float32)
+        for name, value in parameters.items()
+    }
+    write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_whole(folder / "config.json", (json.dumps(write_geometry(geometry), indent=2) + "\n").encode())

@@ -1,0 +1,119 @@
+"""A run's configuration: what it is, and so what it is called."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fpt import roles
+from fpt.errors import UserError, nearest
+from fpt.files import sha256
+from fpt.task import Task
+
+DTYPES = ("float32", "bfloat16")
+INITS = ("original", "depth-scaled")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: (task, body, load set, train set, rate, seed) and the settings it is trained under."""
+
+    task: Task
+    body: str  # a geometry's name, a checkpoint's folder or a hub id
+    steps: int
+    batch: int
+    lr: float
+    eval_every: int  # steps
+    eval_examples: int | None = None  # None: 2,000 of validation, all of test
+    load: str | None = None  # role set; None: `body` where the body has weights, else `none`
+    train: str = "fpt"  # role set
+    seed: int = 0
+    body_seed: int | None = None  # None: the run's own seed
+    dtype: str = "float32"  # of the frozen matrices and of all matrix products
+    dropout: float = 0.1  # after a continuous input layer
+    embedding_dropout: float | None = None  # None: as the body's configuration says, 0.1 in GPT-2
+    attention_dropout: float | None = None
+    residual_dropout: float | None = None
+    clip: float = 1.0  # joint norm of the trainables' gradient
+    init: str = "original"  # of a random body: N(0, 0.02); depth-scaled: residual projections / sqrt(2 layers)
+    checkpoint: str | None = None  # digest of the weights that were loaded; filled in when they are found
+    task_file: str | None = None  # where a task of the user's own is defined
+
+    def __post_init__(self):
+        """Raises UserError for a value that no run can have."""
+        for name, least in (("steps", 1), ("batch", 1), ("eval_every", 1), ("eval_examples", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+        for name in ("seed", "body_seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 2**32:
+                raise UserError(f"--{name.replace('_', '-')} must be between 0 and 2**32 - 1, not {value}")
+        for name in ("dropout", "embedding_dropout", "attention_dropout", "residual_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {value}")
+        for name in ("lr", "clip"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise UserError(f"--{name} must be a positive number, not {getattr(self, name)}")
+        if self.dtype not in DTYPES:
+            raise nearest(self.dtype, DTYPES, "dtype")
+        if self.init not in INITS:
+            raise nearest(self.init, INITS, "init")
+        if not roles.parse(self.train).terms:
+            raise UserError("--train none trains nothing; the smallest useful set is output")
+        roles.parse(self.load or "none")
+
+    @classmethod
+    def preset(cls, task: Task, preset: str = "laptop", **settings: Any) -> Config:
+        """The configuration that a task's preset states, with some settings changed."""
+        stated = task.presets[preset]
+        return cls(**(dict(task=task, body=stated.body, steps=stated.steps, batch=stated.batch, lr=stated.lr,
+                           eval_every=stated.eval_every, eval_examples=stated.eval_examples) | settings))
+
+    def record(self) -> dict[str, Any]:
+        """The configuration as JSON: `from_record` gives it back."""
+        stated = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return stated | {"task": self.task.name, "sizes": self.task.settings()}
+
+    @classmethod
+    def from_record(cls, stated: dict[str, Any]) -> Config:
+        """A configuration from its JSON."""
+        import tasks
+
+        stated = dict(stated)
+        file = stated.get("task_file")
+        task = tasks.from_file(Path(file)) if file else tasks.find(stated["task"])
+        sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in stated.pop("sizes").items()}
+        return cls(**stated | {"task": task(**sizes)})
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that makes the run what it is: eight hex digits."""
+        stated = self.record()
+        if self.task_file:
+            stated["task_file"] = sha256(Path(self.task_file))
+        if self.checkpoint:
+            stated.pop("body")  # where the weights lie does not matter, what they are does
+        text = json.dumps(stated, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder."""
+        body = Path(self.body).name if self.body else "none"
+        return f"{self.task.name}-{body}-{self.train}-lr{self.lr:g}-seed{self.seed}-{self.digest}"
+
+    def stackable(self) -> Config:
+        """What runs of one stack have in common: all but rate and seed."""
+        return dataclasses.replace(self, lr=1.0, seed=0)
+
+
+def grid(config: Config, lrs: tuple[float, ...], seeds: tuple[int, ...]) -> list[Config]:
+    """One configuration for each rate and seed, seeds varying fastest."""
+    return [dataclasses.replace(config, lr=lr, seed=seed) for lr in dict.fromkeys(lrs) for seed in dict.fromkeys(seeds)]

@@ -1,0 +1,44 @@
+"""Accuracy and loss of a stack on a fixed split, whole and in the parts that its task names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fpt.records import finite
+from fpt.task import Split, Task
+from fpt.train import Trainer
+
+TOKENS_AT_ONCE = 16_384
+
+
+def take(split: Split, examples: int | None) -> Split:
+    """The first examples of a split, all of them for None."""
+    return Split(split.inputs[:examples], split.targets[:examples])
+
+
+def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions [R, N, A] and mean losses [R, N] of a stack, without dropout, in chunks of one size."""
+    size = max(1, min(len(split.inputs), TOKENS_AT_ONCE // (trainer.task.tokens * trainer.runs)))
+    predictions, losses = [], []
+    for start in range(0, len(split.inputs), size):
+        chosen = np.arange(start, start + size) % len(split.inputs)  # the last chunk is filled up from the front
+        found = trainer.answer(frozen, trainable, split.inputs[chosen], split.targets[chosen])
+        predictions.append(np.asarray(found[0]))
+        losses.append(np.asarray(found[1]))
+    count = len(split.inputs)
+    return np.concatenate(predictions, axis=1)[:, :count], np.concatenate(losses, axis=1)[:, :count]
+
+
+def score(task: Task, split: Split, predictions: np.ndarray, losses: np.ndarray) -> dict[str, Any]:
+    """One run's predictions [N, A] and losses [N] -> accuracy over all answers, mean loss, n, accuracy by slice."""
+    right = predictions == split.targets
+    slices = {name: finite(right[mask].mean()) for name, mask in task.slices(split.inputs).items() if mask.any()}
+    return {"accuracy": float(right.mean()), "loss": finite(losses.mean(dtype=np.float64)), "n": len(right), "slices": slices}
+
+
+def evaluate(trainer: Trainer, frozen: dict, trainable: dict, split: Split) -> list[dict[str, Any]]:
+    """The score of every run of a stack on a split."""
+    predictions, losses = answers(trainer, frozen, trainable, split)
+    return [score(trainer.task, split, *found) for found in zip(predictions, losses)]

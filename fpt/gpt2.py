@@ -1,0 +1,227 @@
+"""GPT-2's body in Flax Linen: embedded tokens in, hidden states out.
+
+Linen, because a model is then a pure function of a plain dictionary of arrays on every supported jax: the freeze is a
+split of that dictionary, and `jax.jit`, `grad` and `vmap` are used as they are.  Pre-norm, causal, learned positions
+(Radford et al. 2019); layers are unrolled, since slicing stacked weights costs more than it saves on a CPU.
+
+What was measured for speed (two cores, `gpt2`, 64 tokens, batch 16) and is kept for it:
+- Dropout bits come from a hash of (key, place), 10% of a step cheaper than threefry, and are recomputed in the
+  backward pass instead of being kept.
+- Cotangents of the residual stream are computed once per block (`_materialised`): XLA's CPU fusion otherwise
+  computes the sum of all later blocks again in each of them, up to a fifth of a step.
+- bfloat16 products ask for float32 results with both operands in bfloat16, in the backward pass too; XLA's CPU
+  matmul is fast in no other case.
+- The last block computes its attention's queries, and all that follows, only for the tokens that are read.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
+
+from fpt.bodies import Geometry
+from fpt.randomness import keep_mask
+
+ACTIVATIONS = {
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+def dropout(x, rate: float, bits):
+    """x with each number zero with probability `rate`, the others scaled up; x itself where `bits` is None.
+
+    `bits` is uint32 [2], as drawn for this one place of this one step.
+    """
+    if bits is None or rate == 0:
+        return x
+    return jnp.where(keep_mask(bits, x.shape, rate), x / (1 - rate), 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x, kernel, dtype):
+    """x [..., I] @ kernel [I, O] -> float32 [..., O], with both operands in `dtype`, here and in the gradients."""
+    return jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _product_forward(x, kernel, dtype):
+    return product(x, kernel, dtype), (x, kernel)
+
+
+def _product_backward(dtype, residuals, gradient):
+    x, kernel = residuals
+    gradient = gradient.astype(dtype)
+    along = lambda left, right, axes: jax.lax.dot_general(
+        left.astype(dtype), right.astype(dtype), (axes, ((), ())), preferred_element_type=jnp.float32)
+    leading = tuple(range(x.ndim - 1))
+    by_x = along(gradient, kernel, ((x.ndim - 1,), (1,)))
+    by_kernel = along(x, gradient, (leading, leading))  # dead code, and removed as such, where the kernel is frozen
+    return by_x.astype(x.dtype), by_kernel.astype(kernel.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def _materialised(x):
+    """x; its cotangent is computed once and stored, never again inside each fusion that reads it (CPU only)."""
+    return x
+
+
+def _materialise(_, gradient):
+    if jax.default_backend() != "cpu":
+        return (gradient,)
+    with set_xla_metadata(inlineable="false"):  # a call that XLA leaves alone: fusions do not reach across it
+        return (jax.jit(lambda g: g + 0)(gradient),)
+
+
+_materialised.defvjp(lambda x: (x, None), _materialise)
+
+
+class Projection(nn.Module):
+    """A dense layer: float32 [..., I] -> [..., features], multiplied in `dtype`; or some of its columns only."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x, columns=slice(None)):
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init, (self.features,))
+        return product(x, kernel[:, columns], self.dtype) + bias[columns]
+
+
+class Seen(NamedTuple):
+    """What a forward pass looked at on request, else None."""
+
+    hidden: jax.Array | None  # [L + 1, B, T, D]: before each block, and after the last norm
+    maps: jax.Array | None  # [L, B, H, T, T]: attention weights by query and key, before their dropout
+
+
+def pick(x, read):
+    """The tokens of x [B, T, D] that are read: all (None), the last `read` (an int), or those at places `read` [B, Q]."""
+    if read is None:
+        return x
+    if isinstance(read, int):
+        return x[:, -read:]
+    return jnp.take_along_axis(x, read[:, :, None], axis=1)
+
+
+def visible(read, tokens: int):
+    """Which of T tokens each token that is read may attend to: bool [1 or B, 1, Q, T]."""
+    places = jnp.arange(tokens)
+    queries = places[None] if read is None else places[None, -read:] if isinstance(read, int) else read
+    return (places <= queries[:, :, None])[:, None]
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention: x [B, T, D] -> [B, Q, D] for the tokens that are read, and its map [B, H, Q, T]."""
+
+    geometry: Geometry
+    dtype: jnp.dtype
+    residual_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x, read, bits):
+        width, heads = self.geometry.width, self.geometry.heads
+        joint = Projection(3 * width, self.dtype, name="c_attn")
+        if read is None:
+            query, key, value = jnp.split(joint(x), 3, axis=-1)
+        else:
+            query = joint(pick(x, read), slice(width))
+            key, value = jnp.split(joint(x, slice(width, None)), 2, axis=-1)
+        split = lambda t: t.reshape(*t.shape[:2], heads, -1).astype(self.dtype)  # [B, T, H, D / H]
+        query, key, value = split(query), split(key), split(value)
+        scores = jnp.einsum("bqhd,bthd->bhqt", query, key, preferred_element_type=jnp.float32)
+        scores = scores / math.sqrt(width // heads)
+        scores = jnp.where(visible(read, x.shape[1]), scores, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores)
+        mixed = dropout(weights, self.geometry.attention_dropout, bits[0]).astype(self.dtype)
+        mixed = jnp.einsum("bhqt,bthd->bqhd", mixed, value, preferred_element_type=jnp.float32)
+        out = Projection(width, self.dtype, self.residual_init, name="c_proj")(mixed.reshape(*mixed.shape[:2], width))
+        return dropout(out, self.geometry.residual_dropout, bits[1]), weights
+
+
+class FeedForward(nn.Module):
+    """x [B, T, D] -> [B, T, D] through the inner width."""
+
+    geometry: Geometry
+    dtype: jnp.dtype
+    residual_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x, bits):
+        geometry = self.geometry
+        inner = ACTIVATIONS[geometry.activation](Projection(geometry.inner, self.dtype, name="c_fc")(x))
+        out = Projection(geometry.width, self.dtype, self.residual_init, name="c_proj")(inner)
+        return dropout(out, geometry.residual_dropout, bits[2])
+
+
+class Body(nn.Module):
+    """The stack of blocks.  Parameters have the names of GPT-2's checkpoints, `h_0` for `h.0`.
+
+    `depth_scaled` draws the residual projections with 0.02 / sqrt(2 L) as transformers has since 2021; the original
+    experiments predate it and draw everything from N(0, 0.02).
+    """
+
+    geometry: Geometry
+    dtype: jnp.dtype = jnp.float32
+    depth_scaled: bool = False
+
+    @nn.compact
+    def __call__(self, embeds, key=None, read=None, hidden: bool = False, maps: bool = False):
+        """Embedded tokens [B, T, D] -> the last hidden states [B, Q, D] of the tokens that are read, and what was Seen.
+
+        key: draws the dropout; None for none.  read: see `pick`.
+        hidden, maps: what Seen shall hold; without them the last block computes what is read and nothing else.
+        """
+        geometry = self.geometry
+        tokens = embeds.shape[1]
+        if tokens > geometry.positions:
+            raise ValueError(f"{tokens} tokens, but the body has {geometry.positions} positions")
+        places = 3 * geometry.layers + 1
+        bits = [None] * places if key is None else jax.random.bits(key, (places, 2))
+        residual_init = nn.initializers.normal(0.02 / math.sqrt(2 * geometry.layers) if self.depth_scaled else 0.02)
+        norm = functools.partial(nn.LayerNorm, epsilon=geometry.epsilon, use_fast_variance=False)
+
+        positions = self.param("wpe", nn.initializers.normal(0.02), (geometry.positions, geometry.width))
+        x = dropout(embeds + positions[:tokens], geometry.embedding_dropout, bits[-1])
+        states, seen = [], []
+        for layer in range(geometry.layers):
+            early = read if layer == geometry.layers - 1 and not (hidden or maps) else None
+            states.append(x)
+            x, weights = Block(geometry, self.dtype, residual_init, norm, name=f"h_{layer}")(
+                x, early, bits[3 * layer : 3 * layer + 3])
+            seen.append(weights)
+        x = norm(name="ln_f")(x)
+        states.append(x)
+        out = pick(x, read) if hidden or maps else x
+        return out, Seen(jnp.stack(states) if hidden else None, jnp.stack(seen) if maps else None)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward layer around one residual stream [B, T, D]; from attention on, only what is read."""
+
+    geometry: Geometry
+    dtype: jnp.dtype
+    residual_init: nn.initializers.Initializer
+    norm: type[nn.Module]
+
+    @nn.compact
+    def __call__(self, x, read, bits):
+        x = _materialised(x)
+        mixed, weights = Attention(self.geometry, self.dtype, self.residual_init, name="attn")(
+            self.norm(name="ln_1")(x), read, bits)
+        x = _materialised(pick(x, read) + mixed)
+        return x + FeedForward(self.geometry, self.dtype, self.residual_init, name="mlp")(
+            self.norm(name="ln_2")(x), bits), weights

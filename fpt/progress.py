@@ -1,0 +1,46 @@
+"""What a person sees while something runs: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 30
+
+
+class Steps:
+    """Progress through the steps of a stack.  Used as a context; `say` prints a line above the bar."""
+
+    def __init__(self, label: str, total: int, done: int, quiet: bool = False):
+        self.label, self.total, self.done = label, total, done
+        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.bar = Progress(
+            TextColumn(label), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True), console=self.console, transient=True, expand=True,
+        ) if self.console.is_terminal else None
+        self.last_line = time.monotonic()
+
+    def __enter__(self) -> Steps:
+        if self.bar:
+            self.task = self.bar.add_task(self.label, total=self.total, completed=self.done, figures="compiling")
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def update(self, step: int, rate: float, loss: float, accuracy: float | None) -> None:
+        """steps done, steps/s, mean training loss, and the best run's accuracy on validation."""
+        figures = f"{rate:.3g} steps/s  loss {loss:.3f}" + (f"  val {accuracy:.3f}" if accuracy is not None else "")
+        if self.bar:
+            self.bar.update(self.task, completed=step, figures=figures)
+        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            left = (self.total - step) / rate
+            self.say(f"{self.label}  step {step}/{self.total}  {figures}  {left:.0f} s left")

@@ -1,0 +1,157 @@
+"""What a run leaves behind: a folder that says what it was, how it went and what it came to.
+
+    config.json             the configuration
+    metrics.jsonl           a line for each evaluation
+    trainable.safetensors   the trained parameters, best on validation: a complete model with the body beside them
+    result.json             written last: a folder that has it is finished
+    state-<step>.safetensors  while the run goes on
+
+Every file appears whole or not at all.  The states of a stack lie in its runs' folders; those of an older step are
+removed only when all runs have the newer one, so that the newest step that all have is a state of the whole stack.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from filelock import FileLock, Timeout
+
+from fpt.config import Config
+from fpt.errors import UserError
+from fpt.files import write_whole
+
+CONFIG, METRICS, RESULT, TRAINABLE, LOCK = "config.json", "metrics.jsonl", "result.json", "trainable.safetensors", ".lock"
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where strict JSON has no word for it."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Strict JSON, sorted and indented."""
+    write_whole(path, (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError where the file is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"no {path.name} in {path.parent}; name the folder of a run") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete the folder and train again") from None
+
+
+class Folder:
+    """One run's folder, held by one process at a time."""
+
+    def __init__(self, out: Path, config: Config):
+        self.path = out / config.name
+        self.config = config
+        self._lock = FileLock(self.path / LOCK)
+
+    def open(self) -> None:
+        """Makes the folder, or takes up the one that is there.
+
+        Raises UserError where it cannot be written, another process has it, or it holds another configuration.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{self.path} is in use by another process; wait for it, or choose another --out") from None
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; choose another --out") from None
+        stated = json.loads(json.dumps(self.config.record()))
+        file = self.path / CONFIG
+        if not file.exists():
+            write_json(file, stated)
+        elif (found := read_json(file)) != stated:
+            differ = sorted(key for key in stated.keys() | found.keys() if stated.get(key) != found.get(key))
+            raise UserError(f"{file} differs from its folder's name in {', '.join(differ)}; move the folder away")
+
+    def close(self) -> None:
+        self._lock.release()
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / RESULT).is_file()
+
+    def result(self) -> dict[str, Any]:
+        return read_json(self.path / RESULT)
+
+    def write_metrics(self, history: list[dict]) -> None:
+        lines = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in history)
+        write_whole(self.path / METRICS, lines.encode())
+
+    def write_result(self, result: dict[str, Any], trainable: dict[str, np.ndarray], identity: dict[str, str]) -> None:
+        """The trained parameters with what identifies their body, then the result; then no state is needed any more."""
+        write_whole(self.path / TRAINABLE, pack(trainable, identity))
+        write_json(self.path / RESULT, result)
+        self.remove_states()
+
+    def states(self) -> dict[int, Path]:
+        """Step -> file, of the states that are there."""
+        found = ((re.fullmatch(r"state-(\d+)\.safetensors", file.name), file) for file in self.path.iterdir())
+        return {int(match[1]): file for match, file in found if match}
+
+    def write_state(self, step: int, leaves: dict[str, np.ndarray], notes: dict[str, Any]) -> None:
+        metadata = {"digest": self.config.digest, "notes": json.dumps(notes, allow_nan=False)}
+        write_whole(self.path / f"state-{step:08d}.safetensors", pack(leaves, metadata))
+
+    def read_state(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        leaves, metadata = unpack(self.states()[step])
+        if metadata.get("digest") != self.config.digest:
+            raise UserError(f"{self.states()[step]} belongs to another run; delete it to start anew")
+        return leaves, json.loads(metadata["notes"])
+
+    def remove_states(self, but: int | None = None) -> None:
+        for step, file in self.states().items():
+            if step != but:
+                file.unlink(missing_ok=True)
+        for leftover in self.path.glob(".*.safetensors.*"):  # temporary files of a process that was killed
+            leftover.unlink(missing_ok=True)
+
+
+def pack(arrays: dict[str, Any], metadata: dict[str, str]) -> bytes:
+    """Arrays by name as safetensors.  They are made contiguous: safetensors writes others wrongly, and silently."""
+    from safetensors.numpy import save
+
+    return save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata=metadata)
+
+
+def unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays by name, and metadata.  Raises UserError for a file that is missing, cut short or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError(f"no {path.name} in {path.parent}; the run is not finished") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete the run's folder and train again") from None
+
+
+def flatten(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a tree by their path, on the host."""
+    named = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in named}
+
+
+def unflatten(leaves: dict[str, np.ndarray], like: Any) -> Any:
+    """A tree of the shape of `like` from its leaves by path.  Raises UserError where they do not fit it."""
+    named, structure = jax.tree_util.tree_flatten_with_path(like)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in named]
+    fits = set(names) == set(leaves) and all(leaves[n].shape == leaf.shape for n, (_, leaf) in zip(names, named))
+    if not fits:
+        raise UserError("a state does not fit its run; delete the run's state files to start anew")
+    return jax.tree.unflatten(structure, [leaves[name] for name in names])

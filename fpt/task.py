@@ -1,0 +1,102 @@
+"""The contract between a task and everything that trains on it, evaluates it or draws it.
+
+A task is a frozen dataclass whose fields are its sizes: each becomes an option of the commands, and part of a run's
+identity.  It says what the tokens are, how a training batch is drawn on the device, what its fixed splits hold, what
+each token means, and what trivial predictors reach.  Loss and accuracy are the same for every task: integer
+cross-entropy and argmax over `logits[batch, answer, class]`.
+
+This module and the classes that implement it are imported by `--help`: jax is imported inside the methods that run
+on the device, never at the top.
+
+Shapes in the whole package: B batch, N examples, T tokens, W width of a continuous token, D width of the body,
+H heads, L layers, R runs of a stack, Q queries, A answers (Q x answers per query), C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+
+class Split(NamedTuple):
+    """Examples as they are stored: uint8 images, int8 bits, symbol numbers."""
+
+    inputs: Any  # [N, ...]
+    targets: Any  # [N, A] int32
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings under which a task is run unless an option says otherwise."""
+
+    body: str
+    batch: int
+    steps: int
+    lr: float
+    eval_every: int  # steps between evaluations on validation
+    eval_examples: int | None = None  # None: 2,000 of validation, and all of test
+    sizes: Mapping[str, Any] | None = None  # fields of the task that differ from their defaults
+    expect: str = ""  # what to expect of it, as measured
+
+
+@dataclass(frozen=True)
+class Task:
+    """Base of all tasks.  A subclass gives the class attributes, the properties and the methods below."""
+
+    name: ClassVar[str]
+    presets: ClassVar[Mapping[str, Preset]]  # "laptop": ends in minutes on two cores; "paper": as published
+
+    # What the model must know. Exactly one of width and vocabulary is not None.
+    tokens: ClassVar[int]  # T: tokens of an example, pads included
+    width: ClassVar[int | None] = None  # W: numbers in a continuous token
+    vocabulary: ClassVar[int | None] = None  # symbols, the pad included
+    pad: ClassVar[int | None] = None  # symbol that fills up on the right; the last `queries` real tokens are read
+    queries: ClassVar[int] = 1  # Q: trailing tokens that are read
+    answers_per_query: ClassVar[int] = 1  # A / Q
+    classes: ClassVar[int]  # C
+
+    def load(self, folder: Path | None, report: Callable[[str], None] = print) -> dict[str, Split]:
+        """The splits as host arrays: `validation`, `test`, and `train` where training examples are not drawn from a key.
+
+        `folder` is what `--data-dir` or `FPT_DATA` names, None if neither is given.  `report` takes progress, a line
+        at a time.  Raises UserError where data are missing, short or corrupt.
+        """
+        raise NotImplementedError
+
+    def draw(self, train: Split | None, key, step, batch: int) -> Split:
+        """A training batch in stored form, augmented; traced by jax.  A function of (key, step) and nothing else."""
+        raise NotImplementedError
+
+    def encode(self, inputs):
+        """Stored inputs [B, ...] -> tokens [B, T, W] float32 or [B, T] int32; traced by jax."""
+        raise NotImplementedError
+
+    def floors(self, data: dict[str, Split], split: str) -> dict[str, float]:
+        """Name of a trivial predictor -> the accuracy it reaches on that split; what is fitted is fitted on `train`.
+
+        A floor of one of the `slices` alone is named `slice/predictor`.
+        """
+        raise NotImplementedError
+
+    def slices(self, inputs) -> dict[str, Any]:
+        """Stored inputs [N, ...] -> name of a part -> bool [N, A]: accuracies reported beside the headline."""
+        return {}
+
+    def token_labels(self, example) -> list[str]:
+        """One stored input -> what each of its T tokens stands for."""
+        raise NotImplementedError
+
+    def show(self, example, target) -> str:
+        """One stored input and its targets [A] as text that a person can read."""
+        raise NotImplementedError
+
+    @property
+    def answers(self) -> int:
+        """A: labels of one example."""
+        return self.queries * self.answers_per_query
+
+    def settings(self) -> dict[str, Any]:
+        """The sizes by name, as they are hashed and recorded."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}

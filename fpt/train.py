@@ -1,0 +1,134 @@
+"""Training: one step, many steps in one dispatch, and many runs in one step.
+
+The freeze is in the signature.  Parameters are split once into `trainable` and `frozen`; the loss is a function of
+(trainable, frozen, batch, key) and its gradient is taken of the first argument alone, so a frozen matrix has no
+gradient that could be computed, no moment that could be stored, and no way to move.
+
+A stack is several runs of one shape around one body.  `step` is written for one run and mapped over their axis R:
+what belongs to a run (State, Condition) has that axis, a frozen body that they share has not, and its matrix products
+then fold into larger ones.  A single run is a stack of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fpt.model import Model, apply
+from fpt.randomness import stream
+from fpt.task import Split, Task
+
+NEVER = -1
+
+
+class Condition(NamedTuple):
+    """What a run is given."""
+
+    key: Any  # [R] typed keys, from its seed
+    rate: Any  # [R] float32
+
+
+class State(NamedTuple):
+    """What a run has come to."""
+
+    trainable: dict  # name -> [R, ...] float32
+    moments: Any  # the optimiser's, [R, ...]
+    diverged: Any  # [R] int32: the step whose loss was not finite, or NEVER; the state stays as it was before it
+    loss: Any  # [R] float32: sum over the steps since `restart`
+    accuracy: Any  # [R] float32: likewise
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The compiled functions of one model on one task.  Rates, seeds and step counts are values: nothing compiles twice."""
+
+    model: Model
+    task: Task
+    batch: int
+    clip: float
+    runs: int  # R
+    axes: dict[str, int | None]  # the runs' axis of each frozen parameter, None where they share it
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam as torch computes it, after clipping the gradient of all trainables by their joint norm."""
+        return optax.chain(optax.clip_by_global_norm(self.clip), optax.scale_by_adam())
+
+    def loss(self, trainable, frozen, batch: Split, key=None):
+        """Mean cross-entropy over a batch's answers, and accuracy.  `key` draws the dropout."""
+        logits, _ = apply(self.model, trainable | frozen, self.task.encode(batch.inputs), key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+        return losses.mean(), (logits.argmax(-1) == batch.targets).mean()
+
+    def step(self, frozen, train: Split | None, condition: Condition, state: State, number) -> State:
+        """One step of one run: draw a batch, differentiate by the trainables, clip, move."""
+        batch = self.task.draw(train, stream(condition.key, "data"), number, self.batch)
+        key = jax.random.fold_in(stream(condition.key, "dropout"), number)
+        value_and_gradient = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, accuracy), gradient = value_and_gradient(state.trainable, frozen, batch, key)
+        updates, moments = self.optimizer.update(gradient, state.moments)
+        moved = optax.apply_updates(state.trainable, optax.tree.scale(-condition.rate, updates))
+
+        running = (state.diverged == NEVER) & jnp.isfinite(loss)
+        keep = partial(jax.tree.map, lambda new, old: jnp.where(running, new, old))
+        return State(
+            keep(moved, state.trainable), keep(moments, state.moments),
+            jnp.where((state.diverged == NEVER) & ~running, number, state.diverged),
+            state.loss + jnp.where(running, loss, 0), state.accuracy + jnp.where(running, accuracy, 0),
+        )
+
+    def begin(self, trainable: dict) -> State:
+        """The state before the first step; trainable [R, ...]."""
+        moments = jax.vmap(self.optimizer.init)(trainable)
+        return State(trainable, moments, jnp.full(self.runs, NEVER, jnp.int32), jnp.zeros(self.runs), jnp.zeros(self.runs))
+
+    @cached_property
+    def advance(self):
+        """(frozen, train, condition, state, first, count) -> state after steps first .. first + count - 1.
+
+        The count is a value of a loop, not the length of a scan: dispatches of any length run the same compiled code,
+        so where a run is interrupted cannot change its numbers.
+        """
+        steps = self._mapped(self.step, (self.axes, None, 0, 0, None))
+
+        @partial(jax.jit, donate_argnames="state")
+        def advance(frozen, train, condition, state, first, count):
+            return jax.lax.fori_loop(first, first + count, lambda number, state: steps(frozen, train, condition, state, number), state)
+
+        return advance
+
+    @cached_property
+    def answer(self):
+        """(frozen, trainable [R, ...], inputs [N, ...], targets [N, A]) -> predictions [R, N, A], mean losses [R, N]."""
+
+        def answer(frozen, trainable, inputs, targets):
+            logits, _ = apply(self.model, trainable | frozen, self.task.encode(inputs))
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+            return logits.argmax(-1).astype(jnp.int16), losses.mean(-1)
+
+        return jax.jit(self._mapped(answer, (self.axes, 0, None, None)))
+
+    def _mapped(self, function, axes):
+        """`function` of one run mapped over the runs' axis; called as it is for a single run, which is 5% faster so."""
+        if self.runs > 1:
+            return jax.vmap(function, in_axes=axes)
+        first, axis = partial(jax.tree.map, lambda leaf: leaf[0]), partial(jax.tree.map, lambda leaf: leaf[None])
+        return lambda *arguments: axis(function(*(first(a) if at == 0 else a for a, at in zip(arguments, axes))))
+
+
+@jax.jit
+def restart(state: State) -> State:
+    """The state with its sums at zero, as after an evaluation."""
+    return state._replace(loss=state.loss * 0, accuracy=state.accuracy * 0)
+
+
+@jax.jit
+def keep_best(improved, trainable: dict, best: dict) -> dict:
+    """`trainable` [R, ...] for the runs that improved (bool [R]), `best` for the others."""
+    chosen = lambda new, old: jnp.where(improved.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    return jax.tree.map(chosen, trainable, best)

@@ -1,0 +1,42 @@
+"""The tasks by name.  Each is a class in a file of its own kind; nothing else in the project knows them by name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+from fpt.errors import UserError, nearest
+from fpt.task import Task
+
+TASKS = {
+    "bit-memory": "tasks.bits:BitMemory",
+    "bit-xor": "tasks.bits:BitXor",
+    "listops": "tasks.listops:ListOps",
+    "listops-original": "tasks.listops:ListOpsOriginal",
+    "mnist": "tasks.images:Mnist",
+    "cifar10": "tasks.images:Cifar10",
+    "cifar10-lra": "tasks.images:Cifar10Lra",
+}
+
+
+def find(name: str) -> type[Task]:
+    """The class of a task that ships with the project.  Raises UserError naming the nearest name."""
+    if name not in TASKS:
+        raise nearest(name, TASKS, "task")
+    module, cls = TASKS[name].split(":")
+    return getattr(importlib.import_module(module), cls)
+
+
+def from_file(path: Path) -> type[Task]:
+    """The one subclass of Task that a user's file defines.  Raises UserError where there is none, or several."""
+    if not path.is_file():
+        raise UserError(f"no task file at {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = [value for value in vars(module).values()
+             if isinstance(value, type) and issubclass(value, Task) and value.__module__ == path.stem]
+    if len(found) != 1:
+        raise UserError(f"{path} must define one subclass of fpt.task.Task, not {len(found)}")
+    return found[0]

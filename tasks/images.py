@@ -1,0 +1,232 @@
+"""MNIST, CIFAR-10 and CIFAR-10 LRA (gray, pixel by pixel), cut into patches.
+
+Protocol: Lu et al. 2021, section 2.1, with the details of the released code (`mnist.py`, `cifar10.py`,
+`cifar10_gray.py`).  As published there is no validation split; here it is carved out of the training images, and the
+official test images are the test split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fpt.errors import UserError
+from fpt.files import cache_folder, write_whole
+from fpt.task import Preset, Split, Task
+from tasks import sources
+
+SHADES = " .:-=+*#%@"  # from black to white
+
+
+@dataclass(frozen=True)
+class _Images(Task):
+    """What the tasks share: square images of `side` pixels and `channels`, in tokens of `patch` x `patch` pixels."""
+
+    classes: ClassVar[int] = 10
+    validation: ClassVar[int] = 5_000  # images carved out of training
+    source: ClassVar[sources.Source]
+    class_names: ClassVar[tuple[str, ...]]
+    channels: ClassVar[int]
+    mean: ClassVar[tuple[float, ...]]  # of pixels in [0, 1], by channel
+    deviation: ClassVar[tuple[float, ...]]
+
+    def __post_init__(self):
+        if self.patch < 1 or self.side % self.patch:
+            raise UserError(f"{self.name}: --patch {self.patch} does not divide the image's side of {self.side} pixels")
+
+    @property
+    def tokens(self) -> int:
+        return (self.side // self.patch) ** 2
+
+    @property
+    def width(self) -> int:
+        return self.patch**2 * self.channels
+
+    def load(self, folder=None, report=print) -> dict[str, Split]:
+        """The official test images, and the training images less `validation` of them, each in a fixed random order.
+
+        The order matters because a split may be cut short: in MNIST's official order the first half of the test
+        images is the harder one.  Decoded files are kept in the cache folder under the digest of the official files;
+        once they are there, `folder` is not read.
+        """
+        arrays = self._arrays(folder, report)
+
+        def split(part: str, order: np.ndarray) -> Split:
+            targets = arrays[f"{part}_labels"][order].astype(np.int32)
+            return Split(self._stored(arrays[f"{part}_images"][order]), targets[:, None])
+
+        # RandomState, because its streams are promised never to change.
+        order = np.random.RandomState(0).permutation(len(arrays["train_labels"]))
+        return {
+            "train": split("train", order[: -self.validation]),
+            "validation": split("train", order[-self.validation :]),
+            "test": split("test", np.random.RandomState(1).permutation(len(arrays["test_labels"]))),
+        }
+
+    def _arrays(self, folder, report) -> dict[str, np.ndarray]:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file, save
+
+        path = cache_folder() / f"{self.source.name}-{self.source.digest[:16]}.safetensors"
+        try:
+            return load_file(path)
+        except FileNotFoundError:
+            pass
+        except SafetensorError:
+            report(f"{path} is damaged and is made again")
+        if folder is None:
+            size = sum(digest.size for digest in self.source.urls.values()) / 1e6
+            report(f"{self.source.name}: fetching {size:,.0f} MB from {', '.join(self.source.urls)}")
+        else:
+            report(f"{self.source.name}: decoding the files in {folder}")
+        from tasks.builders import build
+
+        arrays = build(self.source, folder)
+        write_whole(path, save(arrays))
+        return arrays
+
+    def _stored(self, images: np.ndarray) -> np.ndarray:
+        return images
+
+    def draw(self, train, key, step, batch) -> Split:
+        from fpt.randomness import shuffled, stream
+
+        numbers = shuffled(stream(key, "order"), step, batch, len(train.inputs))
+        return Split(self._drawn(train.inputs, numbers, key, step), train.targets[numbers])
+
+    def _drawn(self, images, numbers, key, step):
+        return images[numbers]
+
+    def encode(self, inputs):
+        import jax.numpy as jnp
+
+        margin = (self.side - inputs.shape[1]) // 2
+        inputs = jnp.pad(inputs, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        mean, deviation = (jnp.array(numbers, jnp.float32) for numbers in (self.mean, self.deviation))
+        pixels = (inputs.astype(jnp.float32) / 255 - mean) / deviation
+        grid = self.side // self.patch
+        pixels = pixels.reshape(-1, grid, self.patch, grid, self.patch, self.channels)
+        return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(-1, self.tokens, self.width)
+
+    def floors(self, data, split) -> dict[str, float]:
+        from tasks.logistic import accuracy
+
+        commonest = np.bincount(data["train"].targets[:, 0]).argmax()
+        return {
+            "majority": float(np.mean(data[split].targets == commonest)),
+            "logistic regression": accuracy(data["train"], data[split], self.classes),
+        }
+
+    def token_labels(self, example) -> list[str]:
+        def span(word: str, first: int) -> str:
+            return f"{word} {first}" if self.patch == 1 else f"{word}s {first}-{first + self.patch - 1}"
+
+        starts = range(0, self.side, self.patch)
+        return [f"{span('row', row)}, {span('column', column)}" for row in starts for column in starts]
+
+    def show(self, example, target) -> str:
+        """The class, then the image in shades, two characters a pixel, brighter being denser."""
+        luma = gray(example) if self.channels == 3 else example
+        rows = luma[:, :, 0].astype(int) * len(SHADES) // 256
+        drawn = ["".join(2 * SHADES[shade] for shade in row).rstrip() for row in rows]
+        return "\n".join([self.class_names[int(target[0])], *drawn])
+
+
+def gray(images: np.ndarray) -> np.ndarray:
+    """Luma [..., 1] uint8 of colours [..., 3] uint8: ITU-R 601-2 in Pillow's fixed point, as torchvision's `Grayscale`."""
+    luma = np.empty((*images.shape[:-1], 1), np.uint8)
+    for start in range(0, len(images), 1_000):  # a block at a time: 32-bit sums of a whole set take 600 MB
+        part = slice(start, start + 1_000)
+        luma[part, ..., 0] = images[part] @ np.array([19_595, 38_470, 7_471], np.uint32) + np.uint32(1 << 15) >> 16
+    return luma
+
+
+@dataclass(frozen=True)
+class Mnist(_Images):
+    """Handwritten digits in patches of 4 x 4 pixels."""
+
+    name: ClassVar[str] = "mnist"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "laptop": Preset(body="gpt2-mini", batch=32, steps=2_000, lr=1e-3, eval_every=200),
+        "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
+    }
+    source: ClassVar[sources.Source] = sources.MNIST
+    class_names: ClassVar[tuple[str, ...]] = tuple(f"digit {digit}" for digit in range(10))
+    channels: ClassVar[int] = 1
+    mean: ClassVar[tuple[float, ...]] = (0.0,)
+    deviation: ClassVar[tuple[float, ...]] = (1.0,)
+
+    patch: int = 4
+    """Side of a token's patch, in pixels."""
+    side: int = 28
+    """Side of the image: 28 as coded (49 tokens); 32 pads with zeros (64 tokens, as the paper says)."""
+
+    def __post_init__(self):
+        if self.side < 28 or self.side % 2:
+            raise UserError(f"{self.name}: --side {self.side} must be an even number of at least 28 pixels")
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class _Cifar(_Images):
+    """What both CIFAR-10 tasks share: the images, and augmentation by random crop, flip and rotation."""
+
+    source: ClassVar[sources.Source] = sources.CIFAR10
+    side: ClassVar[int] = 32
+    class_names: ClassVar[tuple[str, ...]] = (
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+    def _drawn(self, images, numbers, key, step):
+        if not self.augment:
+            return super()._drawn(images, numbers, key, step)
+        import jax
+
+        from fpt.randomness import stream
+        from tasks import augment
+
+        key = jax.random.fold_in(stream(key, "augmentation"), step)
+        return augment.moved(images, numbers, augment.draw(key, len(numbers)))
+
+
+@dataclass(frozen=True)
+class Cifar10(_Cifar):
+    """Photographs of ten kinds of things in patches of 4 x 4 pixels."""
+
+    name: ClassVar[str] = "cifar10"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "laptop": Preset(body="gpt2-mini", batch=32, steps=2_000, lr=1e-3, eval_every=200),
+        "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
+    }
+    channels: ClassVar[int] = 3
+    mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
+    deviation: ClassVar[tuple[float, ...]] = (0.2023, 0.1994, 0.2010)
+
+    patch: int = 4
+    """Side of a token's patch, in pixels."""
+    augment: bool = True
+    """Crop, flip and rotate training images at random."""
+
+
+@dataclass(frozen=True)
+class Cifar10Lra(_Cifar):
+    """The same photographs in gray, a pixel a token."""
+
+    name: ClassVar[str] = "cifar10-lra"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "laptop": Preset(body="gpt2-mini", batch=4, steps=2_000, lr=1e-3, eval_every=200, eval_examples=500),
+        "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
+    }
+    channels: ClassVar[int] = 1
+    mean: ClassVar[tuple[float, ...]] = (0.5,)
+    deviation: ClassVar[tuple[float, ...]] = (0.5,)
+
+    patch: int = 1
+    """Side of a token's patch, in pixels."""
+    augment: bool = True
+    """Crop, flip and rotate training images at random."""
+
+    def _stored(self, images):
+        return gray(images)
