@@ -171,7 +171,7 @@ def write(folder: Path, geometry: Geometry, parameters: dict) -> None:
     from safetensors.numpy import save
 
     tensors = {
-        theirs(name) if name.startswith("body/") else name.replace("/", "."): np.ascontiguousarray(value, np.float32)
+        theirs(name) if name.startswith("body/") else name.replace("/", "."): np.asarray(value, np.float32, order="C")
         for name, value in parameters.items()
     }
     write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))

@@ -27,6 +27,7 @@ from fpt.errors import UserError
 from fpt.files import write_whole
 
 CONFIG, METRICS, RESULT, TRAINABLE, LOCK = "config.json", "metrics.jsonl", "result.json", "trainable.safetensors", ".lock"
+ABOUT = "fpt"  # the key of our metadata in safetensors files
 
 
 def finite(value: float) -> float | None:
@@ -104,14 +105,14 @@ class Folder:
         return {int(match[1]): file for match, file in found if match}
 
     def write_state(self, step: int, leaves: dict[str, np.ndarray], notes: dict[str, Any]) -> None:
-        metadata = {"digest": self.config.digest, "notes": json.dumps(notes, allow_nan=False)}
-        write_whole(self.path / f"state-{step:08d}.safetensors", pack(leaves, metadata))
+        about = {"digest": self.config.digest, "notes": notes}
+        write_whole(self.path / f"state-{step:08d}.safetensors", pack(leaves, about))
 
     def read_state(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        leaves, metadata = unpack(self.states()[step])
-        if metadata.get("digest") != self.config.digest:
+        leaves, about = unpack(self.states()[step])
+        if about.get("digest") != self.config.digest:
             raise UserError(f"{self.states()[step]} belongs to another run; delete it to start anew")
-        return leaves, json.loads(metadata["notes"])
+        return leaves, about["notes"]
 
     def remove_states(self, but: int | None = None) -> None:
         for step, file in self.states().items():
@@ -121,20 +122,24 @@ class Folder:
             leftover.unlink(missing_ok=True)
 
 
-def pack(arrays: dict[str, Any], metadata: dict[str, str]) -> bytes:
-    """Arrays by name as safetensors.  They are made contiguous: safetensors writes others wrongly, and silently."""
+def pack(arrays: dict[str, Any], about: dict[str, Any]) -> bytes:
+    """Arrays by name as safetensors, and what they are as one JSON text in its metadata, so that bytes repeat.
+
+    Arrays are laid out in C order: safetensors writes others wrongly, and silently.
+    """
     from safetensors.numpy import save
 
-    return save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata=metadata)
+    metadata = {ABOUT: json.dumps(about, sort_keys=True, allow_nan=False)}
+    return save({name: np.asarray(value, order="C") for name, value in arrays.items()}, metadata=metadata)
 
 
-def unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by name, and metadata.  Raises UserError for a file that is missing, cut short or damaged."""
+def unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays by name, and what they are.  Raises UserError for a file that is missing, cut short or damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {}).get(ABOUT, "{}"))
     except FileNotFoundError:
         raise UserError(f"no {path.name} in {path.parent}; the run is not finished") from None
     except (SafetensorError, OSError) as error:

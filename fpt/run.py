@@ -26,7 +26,7 @@ from fpt.train import NEVER, Condition, State, Trainer, keep_best, restart
 
 SECONDS_PER_DISPATCH = 2  # on a slow device; a Ctrl-C waits for at most about this long
 MOST_PER_DISPATCH = 500  # steps
-SECONDS_PER_STATE = 30  # between states written to the disk
+SECONDS_PER_STATE = 5  # at least, between states written to the disk; more where writing takes over 5% of that
 VALIDATION = 2_000  # examples of validation, unless said otherwise
 MEMORY_SHARE = 0.85  # of the device's memory that a stack may take
 
@@ -128,7 +128,7 @@ class _Stack:
 
     def run(self, progress: Steps) -> None:
         """Trains to the end and writes the records.  Raises Interrupted once the state is saved, if asked to stop."""
-        started, saved = time.monotonic() - self.seconds, time.monotonic()
+        started, due = time.monotonic() - self.seconds, time.monotonic() + SECONDS_PER_STATE
         config, per_dispatch = self.common.config, 1
         with _stop_signals() as asked:
             while self.results is None:
@@ -140,9 +140,10 @@ class _Stack:
                     self.results = self._results(progress)
                     self._save()
                     break
-                if asked or time.monotonic() - saved > SECONDS_PER_STATE:
+                if asked or time.monotonic() > due:
+                    begun = time.monotonic()
                     self._save()
-                    saved = time.monotonic()
+                    due = time.monotonic() + max(SECONDS_PER_STATE, 20 * (time.monotonic() - begun))
                 if asked:
                     raise Interrupted(signal.Signals(asked[0]).name)
                 count = min(per_dispatch, config.eval_every - self.step % config.eval_every, config.steps - self.step)

@@ -1,0 +1,65 @@
+"""Our side of the benchmark: a process that trains on demand.  Arguments: task, batch, body, dtype, runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import tasks
+from fpt.bodies import GEOMETRIES
+from fpt.config import Config
+from fpt.parameters import Source, model_of
+from fpt.task import Split
+from fpt.train import Condition, Trainer
+from scripts.benchmark_torch import serve
+
+SIDE = 2048  # of the matrices whose product gives the peak
+
+
+def matmul_rate(dtype) -> float:
+    """FLOP/s of a large matrix product with a float32 result: the best of several."""
+    left, right = (jax.random.normal(jax.random.key(n), (SIDE, SIDE), dtype) for n in range(2))
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
+    jax.block_until_ready(product(left, right))
+    best = float("inf")
+    for _ in range(12):
+        begun = time.perf_counter()
+        jax.block_until_ready(product(left, right))
+        best = min(best, time.perf_counter() - begun)
+    return 2 * SIDE**3 / best
+
+
+def main() -> None:
+    name, batch, body, dtype, runs = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
+    task, geometry = tasks.find(name)(), GEOMETRIES[body]
+    config = Config(task, body, steps=1, batch=batch, lr=1e-3, eval_every=1, load="none", body_seed=0, dtype=dtype)
+    model = model_of(config, geometry)
+    trainable, frozen, axes = Source(config, model, None).stack([config] * runs)
+    train = None
+    if name == "cifar10":  # what the pixels show does not change how long they take
+        noise = np.random.default_rng(0)
+        train = Split(jnp.asarray(noise.integers(0, 256, (1_000, 32, 32, 3), np.uint8)),
+                      jnp.asarray(noise.integers(0, 10, (1_000, 1), np.int32)))
+    trainer = Trainer(model, task, batch, config.clip, runs, axes)
+    condition = Condition(jax.random.split(jax.random.key(0), runs), jnp.full(runs, 1e-3))
+    state, done = trainer.begin(trainable), 0
+    del trainable
+
+    def steps(count: int) -> None:
+        nonlocal state, done
+        state = trainer.advance(frozen, train, condition, state, np.int32(done), np.int32(count))
+        done += count
+        np.asarray(state.loss)
+
+    begun = time.perf_counter()
+    steps(1)
+    ready = {"first": time.perf_counter() - begun}
+    serve(steps, ready | {"matmul": matmul_rate(jnp.dtype(dtype))})
+
+
+if __name__ == "__main__":
+    main()

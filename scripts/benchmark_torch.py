@@ -1,0 +1,73 @@
+"""Torch's side of the benchmark: the same step with `transformers.GPT2Model`.  Arguments: task, batch, body, dtype, runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import tasks
+from fpt.bodies import GEOMETRIES, write_geometry
+
+
+def serve(steps: Callable[[int], None], ready: dict[str, float]) -> None:
+    """Says that it is ready; answers each number of steps on standard input with seconds a step; at its end, peak memory."""
+    print(json.dumps(ready), flush=True)
+    for line in sys.stdin:
+        begun = time.perf_counter()
+        steps(int(line))
+        print(json.dumps({"seconds": (time.perf_counter() - begun) / int(line)}), flush=True)
+    print(json.dumps({"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
+
+
+def main() -> None:
+    try:
+        import torch
+        from transformers import GPT2Config, GPT2Model
+    except ImportError:
+        sys.exit("error: no torch here; pip install -e '.[parity]', or torch==2.13.0 for its CPU build")
+    name, batch, body, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    task, geometry = tasks.find(name)(), GEOMETRIES[body]
+    torch.set_num_threads(os.cpu_count())
+    torch.manual_seed(0)
+    gpt2 = GPT2Model(GPT2Config(**write_geometry(geometry), attn_implementation="sdpa")).train()
+    first = torch.nn.Linear(task.width, geometry.width)
+    last = torch.nn.Linear(geometry.width, task.answers_per_query * task.classes)
+    dropout = torch.nn.Dropout(0.1)
+    trained = [*first.parameters(), *last.parameters()]
+    for parameter_name, parameter in gpt2.named_parameters():
+        if "ln_" in parameter_name or "wpe" in parameter_name:
+            trained.append(parameter)
+        else:
+            parameter.requires_grad = False
+            if dtype == "bfloat16":
+                parameter.data = parameter.data.bfloat16()
+    optimizer = torch.optim.Adam(trained, lr=1e-3)
+    inputs = torch.randn(batch, task.tokens, task.width)
+    targets = torch.randint(0, task.classes, (batch * task.answers,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            hidden = gpt2(inputs_embeds=dropout(first(inputs)), use_cache=False).last_hidden_state
+            logits = last(hidden[:, -task.queries:])
+        loss = torch.nn.functional.cross_entropy(logits.float().reshape(-1, task.classes), targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        loss.item()
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            step()
+
+    begun = time.perf_counter()
+    step()
+    serve(steps, {"first": time.perf_counter() - begun})
+
+
+if __name__ == "__main__":
+    main()

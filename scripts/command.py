@@ -1,0 +1,99 @@
+"""What the commands share: their errors, their task argument and the table of what to expect."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import tyro
+
+import tasks
+from fpt.errors import UserError, nearest
+from fpt.task import Preset, Task
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a command: a user's mistake is one line and exit code 2, Ctrl-C is exit code 130."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of an option that must be known before the others can be parsed."""
+    for number, argument in enumerate(arguments):
+        if argument == name and number + 1 < len(arguments):
+            return arguments[number + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def parsed(options: type, arguments: Sequence[str], program: str, **settings):
+    """Arguments as an instance of the dataclass `options`.  What is wrong with them is a UserError of one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            found, unknown = tyro.cli(options, args=arguments, prog=program, return_unknown_args=True,
+                                      config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff), **settings)
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise
+        # The first part of the box that tyro draws says what is wrong.
+        box = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
+        message = " ".join(itertools.takewhile(lambda line: not line.startswith(("─", "╰")), box))
+        raise UserError(f"{message}; see {program} --help") from None
+    if unknown:
+        known = [f"--{field.name}" for field in fields(found)]
+        known += [f"--{field.name}" for value in vars(found).values() if is_dataclass(value) for field in fields(value)]
+        raise nearest(unknown[0], [name.replace("_", "-") for name in known], "option")
+    return found
+
+
+def chosen_task(arguments: list[str], usage: str) -> tuple[type[Task], Path | None, list[str]]:
+    """The task that the first argument or `--task-file` names, its file if it has one, and the other arguments.
+
+    Without either, prints how the command is used and the table of tasks, and exits: with 0 if help was asked for.
+    """
+    if file := option(arguments, "--task-file"):
+        return tasks.from_file(Path(file)), Path(file), arguments
+    if arguments and not arguments[0].startswith("-"):
+        return tasks.find(arguments[0]), None, arguments[1:]
+    print(f"usage: {usage}\n\n{table()}\n\n`{usage.split(' TASK')[0]} TASK --help` lists the options of a task.")
+    sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
+
+
+def preset_of(task: type[Task], arguments: Sequence[str]) -> tuple[str, Preset, Task]:
+    """The preset that `--preset` names, and the task in that preset's sizes."""
+    name = option(arguments, "--preset") or "laptop"
+    if name not in task.presets:
+        raise nearest(name, task.presets, "preset")
+    preset = task.presets[name]
+    return name, preset, replace(task(), **preset.sizes or {})
+
+
+def table() -> str:
+    """The tasks with the settings that they are trained under unless options say otherwise, as a markdown table."""
+    rows = [("task", "tokens", "body", "batch", "steps", "rate", "test accuracy to expect on two cores")]
+    for name in tasks.TASKS:
+        task = tasks.find(name)
+        preset = task.presets["laptop"]
+        shape = replace(task(), **preset.sizes or {})
+        rows.append((name, str(shape.tokens), preset.body, str(preset.batch), f"{preset.steps:,}", f"{preset.lr:g}", preset.expect))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

@@ -1,0 +1,67 @@
+"""Prepares a task's data and describes them: `python -m scripts.data TASK`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+import tyro
+
+from fpt.errors import UserError
+from fpt.task import Task
+from scripts.command import chosen_task, parsed, preset_of, run
+
+TaskType = TypeVar("TaskType", bound=Task)
+
+
+@dataclass(frozen=True)
+class Options(Generic[TaskType]):
+    """Prepares a task's data and prints its splits, shapes, floors and an example."""
+
+    task: Annotated[TaskType, tyro.conf.arg(name="")]
+    split: str = "test"
+    """The split whose floors and example are shown."""
+    example: int = 0
+    """Number of the example."""
+    preset: str = "laptop"
+    """Where the sizes come from: laptop or paper."""
+    data_dir: Path | None = None
+    """Folder that holds mnist/, cifar10/ or listops/; None: FPT_DATA, else they are fetched."""
+    task_file: Path | None = None
+    """A Python file that defines a task of your own, in place of TASK."""
+
+
+def main(arguments: list[str]) -> None:
+    task_class, _, rest = chosen_task(arguments, "python -m scripts.data TASK [options]")
+    _, _, sized = preset_of(task_class, rest)
+    options = parsed(Options[task_class], rest, f"python -m scripts.data {task_class.name}", default=Options(task=sized))
+    task = options.task
+    named = options.data_dir or os.environ.get("FPT_DATA")
+    data = task.load(Path(named) if named else None)
+    if options.split not in data:
+        raise UserError(f"{task.name} has no split {options.split!r}; it has {', '.join(data)}")
+    split = data[options.split]
+    if not 0 <= options.example < len(split.inputs):
+        raise UserError(f"--example must be between 0 and {len(split.inputs) - 1}, not {options.example}")
+
+    kind = f"{task.width} numbers each" if task.width else f"symbols of {task.vocabulary}"
+    print(f"{task.name}: {task.tokens} tokens, {kind}; {task.answers} answers of {task.classes} classes, "
+          f"read from {task.queries} token{'s' * (task.queries > 1)}")
+    if "train" not in data:
+        print("  train       drawn from the key, without end")
+    for name, (inputs, targets) in data.items():
+        print(f"  {name:<10}  {len(inputs):>7,} examples  inputs {inputs.dtype} {inputs.shape[1:]}  targets {targets.shape[1:]}")
+    print(f"floors on {options.split}:")
+    for name, accuracy in task.floors(data, options.split).items():
+        print(f"  {accuracy:.4f}  {name}")
+    example, target = split.inputs[options.example], split.targets[options.example]
+    print(f"example {options.example} of {options.split}:\n{task.show(example, target)}")
+    labels = task.token_labels(example)
+    shown = labels if len(labels) <= 12 else [*labels[:6], "...", *labels[-5:]]
+    print("its tokens: " + " | ".join(shown))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,63 @@
+"""Evaluates a finished run again, on any split: `python -m scripts.evaluate RUN`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fpt.errors import UserError
+from scripts.command import parsed, run
+
+
+@dataclass(frozen=True)
+class Options:
+    """Evaluates a finished run on a split and prints accuracy, loss and floors as JSON."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    """Folder of a finished run."""
+    split: str = "test"
+    """test, validation, or train where the task has one."""
+    examples: int | None = None
+    """Evaluate the first so many; None: all."""
+    predictions: Path | None = None
+    """A file for each example's predictions and targets, one JSON object a line."""
+    export: Path | None = None
+    """A folder for the whole model as a GPT-2 checkpoint."""
+    data_dir: Path | None = None
+    """Where data lie; None: FPT_DATA."""
+
+
+def main(arguments: list[str]) -> None:
+    options = parsed(Options, arguments, "python -m scripts.evaluate")
+    if not options.folder.is_dir():
+        raise UserError(f"no folder {options.folder}; name the folder of a run, as train prints it")
+    if options.examples is not None and options.examples < 1:
+        raise UserError(f"--examples must be at least 1, not {options.examples}")
+    from fpt.evaluation import answers, score, take
+    from fpt.files import write_whole
+    from fpt.load import load_run
+
+    loaded = load_run(options.folder)
+    named = options.data_dir or os.environ.get("FPT_DATA")
+    data, split = loaded.split(options.split, Path(named) if named else None)
+    split = take(split, options.examples)
+    predictions, losses = (found[0] for found in answers(loaded.trainer, loaded.frozen, loaded.trainable, split))
+    if options.predictions:
+        lines = [json.dumps({"example": number, "prediction": predicted.tolist(), "target": target.tolist()})
+                 for number, (predicted, target) in enumerate(zip(predictions, split.targets))]
+        write_whole(options.predictions, ("\n".join(lines) + "\n").encode())
+    if options.export:
+        loaded.export(options.export)
+    print(json.dumps({
+        "run": loaded.folder.name, "split": options.split, **score(loaded.task, split, predictions, losses),
+        "floors": loaded.task.floors(data | {options.split: split}, options.split),
+    }, indent=2))
+
+
+if __name__ == "__main__":
+    run(main)
