@@ -91,13 +91,11 @@ class Projection(nn.Module):
 
     features: int
     dtype: jnp.dtype = jnp.float32
-    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
-    bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x, columns=slice(None)):
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", self.bias_init, (self.features,))
+        kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return product(x, kernel[:, columns], self.dtype) + bias[columns]
 
 
@@ -129,7 +127,6 @@ class Attention(nn.Module):
 
     geometry: Geometry
     dtype: jnp.dtype
-    residual_init: nn.initializers.Initializer
 
     @nn.compact
     def __call__(self, x, read, bits):
@@ -148,7 +145,7 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(scores)
         mixed = dropout(weights, self.geometry.attention_dropout, bits[0]).astype(self.dtype)
         mixed = jnp.einsum("bhqt,bthd->bqhd", mixed, value, preferred_element_type=jnp.float32)
-        out = Projection(width, self.dtype, self.residual_init, name="c_proj")(mixed.reshape(*mixed.shape[:2], width))
+        out = Projection(width, self.dtype, name="c_proj")(mixed.reshape(*mixed.shape[:2], width))
         return dropout(out, self.geometry.residual_dropout, bits[1]), weights
 
 
@@ -157,26 +154,23 @@ class FeedForward(nn.Module):
 
     geometry: Geometry
     dtype: jnp.dtype
-    residual_init: nn.initializers.Initializer
 
     @nn.compact
     def __call__(self, x, bits):
         geometry = self.geometry
         inner = ACTIVATIONS[geometry.activation](Projection(geometry.inner, self.dtype, name="c_fc")(x))
-        out = Projection(geometry.width, self.dtype, self.residual_init, name="c_proj")(inner)
+        out = Projection(geometry.width, self.dtype, name="c_proj")(inner)
         return dropout(out, geometry.residual_dropout, bits[2])
 
 
 class Body(nn.Module):
     """The stack of blocks.  Parameters have the names of GPT-2's checkpoints, `h_0` for `h.0`.
 
-    `depth_scaled` draws the residual projections with 0.02 / sqrt(2 L) as transformers has since 2021; the original
-    experiments predate it and draw everything from N(0, 0.02).
+    Modules state the shapes of their parameters; their values come from `births` or a checkpoint.
     """
 
     geometry: Geometry
     dtype: jnp.dtype = jnp.float32
-    depth_scaled: bool = False
 
     @nn.compact
     def __call__(self, embeds, key=None, read=None, hidden: bool = False, maps: bool = False):
@@ -191,16 +185,15 @@ class Body(nn.Module):
             raise ValueError(f"{tokens} tokens, but the body has {geometry.positions} positions")
         places = 3 * geometry.layers + 1
         bits = [None] * places if key is None else jax.random.bits(key, (places, 2))
-        residual_init = nn.initializers.normal(0.02 / math.sqrt(2 * geometry.layers) if self.depth_scaled else 0.02)
         norm = functools.partial(nn.LayerNorm, epsilon=geometry.epsilon, use_fast_variance=False)
 
-        positions = self.param("wpe", nn.initializers.normal(0.02), (geometry.positions, geometry.width))
+        positions = self.param("wpe", nn.initializers.zeros, (geometry.positions, geometry.width))
         x = dropout(embeds + positions[:tokens], geometry.embedding_dropout, bits[-1])
         states, seen = [], []
         for layer in range(geometry.layers):
             early = read if layer == geometry.layers - 1 and not (hidden or maps) else None
             states.append(x)
-            x, weights = Block(geometry, self.dtype, residual_init, norm, name=f"h_{layer}")(
+            x, weights = Block(geometry, self.dtype, norm, name=f"h_{layer}")(
                 x, early, bits[3 * layer : 3 * layer + 3])
             seen.append(weights)
         x = norm(name="ln_f")(x)
@@ -214,14 +207,13 @@ class Block(nn.Module):
 
     geometry: Geometry
     dtype: jnp.dtype
-    residual_init: nn.initializers.Initializer
     norm: type[nn.Module]
 
     @nn.compact
     def __call__(self, x, read, bits):
         x = _materialised(x)
-        mixed, weights = Attention(self.geometry, self.dtype, self.residual_init, name="attn")(
+        mixed, weights = Attention(self.geometry, self.dtype, name="attn")(
             self.norm(name="ln_1")(x), read, bits)
         x = _materialised(pick(x, read) + mixed)
-        return x + FeedForward(self.geometry, self.dtype, self.residual_init, name="mlp")(
+        return x + FeedForward(self.geometry, self.dtype, name="mlp")(
             self.norm(name="ln_2")(x), bits), weights

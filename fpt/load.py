@@ -17,7 +17,7 @@ from fpt.bodies import GEOMETRIES, Geometry
 from fpt.config import Config
 from fpt.errors import UserError
 from fpt.gpt2 import Body
-from fpt.model import apply, draw_body
+from fpt.model import apply, body_shapes, draw_body
 from fpt.task import Split
 from fpt.train import Trainer
 
@@ -53,9 +53,8 @@ def load_body(body: str | Path, seed: int = 0, dtype: str = "float32") -> Loaded
     """
     found = checkpoints.locate(str(body))
     geometry = found.geometry if found else GEOMETRIES[str(body)]
-    shapes = jax.eval_shape(partial(draw_body, geometry), jax.random.key(0))
     if found:
-        values = checkpoints.read(found, lambda name: True, {name: leaf.shape for name, leaf in shapes.items()})
+        values = checkpoints.read(found, lambda name: True, body_shapes(geometry))
     else:
         values = draw_body(geometry, jax.random.key(seed))
     return LoadedBody(geometry, {name: jnp.asarray(value) for name, value in values.items()}, jnp.dtype(dtype))

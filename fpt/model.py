@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fpt import births
 from fpt.bodies import Geometry
 from fpt.gpt2 import Body, Projection, dropout
 from fpt.randomness import stream
@@ -19,8 +18,8 @@ from fpt.task import Task
 class Model(nn.Module):
     """Tokens of a task -> logits, after Lu et al. 2021, section 2.2, and the released `fpt.py`.
 
-    Continuous tokens pass a linear layer, orthogonal with gain 1.41 and zero bias, and dropout; symbols are embedded
-    with draws from N(0, 1).  One linear layer, drawn as torch draws it, answers from the tokens that are read.
+    Continuous tokens pass a linear layer and dropout, symbols are embedded; one linear layer answers from the tokens
+    that are read.  What parameters begin with is said in `births`.
     """
 
     geometry: Geometry
@@ -32,7 +31,6 @@ class Model(nn.Module):
     classes: int
     input_dropout: float = 0.1
     dtype: jnp.dtype = jnp.float32
-    depth_scaled: bool = False
 
     @nn.compact
     def __call__(self, tokens, key=None, hidden: bool = False, maps: bool = False):
@@ -44,28 +42,24 @@ class Model(nn.Module):
         if key is not None:
             body_key, input_bits = stream(key, "body"), jax.random.bits(stream(key, "input"), (2,))
         if self.vocabulary is None:
-            embeds = Projection(self.geometry.width, self.dtype, nn.initializers.orthogonal(1.41), name="input")(tokens)
+            embeds = Projection(self.geometry.width, self.dtype, name="input")(tokens)
             embeds = dropout(embeds, self.input_dropout, input_bits)
         else:
-            embeds = nn.Embed(self.vocabulary, self.geometry.width, embedding_init=nn.initializers.normal(1),
-                              name="input")(tokens)
+            embeds = nn.Embed(self.vocabulary, self.geometry.width, name="input")(tokens)
         read = self.queries
         if self.pad is not None:
             lengths = jnp.sum(tokens != self.pad, axis=1)
             read = lengths[:, None] - self.queries + jnp.arange(self.queries)
-        body = Body(self.geometry, self.dtype, self.depth_scaled, name="body")
+        body = Body(self.geometry, self.dtype, name="body")
         states, seen = body(embeds, body_key, read, hidden, maps)
-        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        bound = 1 / math.sqrt(self.geometry.width)
-        bias = lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-        logits = Projection(self.answers_per_query * self.classes, self.dtype, uniform, bias, name="output")(states)
+        logits = Projection(self.answers_per_query * self.classes, self.dtype, name="output")(states)
         return logits.reshape(len(logits), -1, self.classes), seen
 
 
-def build(task: Task, geometry: Geometry, *, input_dropout: float = 0.1, dtype=jnp.float32, depth_scaled: bool = False) -> Model:
+def build(task: Task, geometry: Geometry, *, input_dropout: float = 0.1, dtype=jnp.float32) -> Model:
     """The model of a task on a body of that geometry."""
     return Model(geometry, task.width, task.vocabulary, task.pad, task.queries, task.answers_per_query, task.classes,
-                 input_dropout, dtype, depth_scaled)
+                 input_dropout, dtype)
 
 
 def apply(model: Model, parameters: dict, tokens, key=None, **asked):
@@ -73,17 +67,21 @@ def apply(model: Model, parameters: dict, tokens, key=None, **asked):
     return model.apply({"params": unflatten_dict(parameters, sep="/")}, tokens, key, **asked)
 
 
-def draw_ends(model: Model, task: Task, key) -> dict:
-    """A fresh input and output layer, by name."""
-    ends = model.clone(geometry=dataclasses.replace(model.geometry, layers=0, positions=task.tokens))
+def shapes_of(model: Model, task: Task) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter by name; nothing is computed."""
     shape = (1, task.tokens) if task.width is None else (1, task.tokens, task.width)
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32 if task.width is None else jnp.float32)
-    drawn = flatten_dict(ends.lazy_init(key, tokens)["params"], sep="/")
-    return {name: value for name, value in drawn.items() if not name.startswith("body/")}
+    made = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    return {name: leaf.shape for name, leaf in flatten_dict(made["params"], sep="/").items()}
 
 
-def draw_body(geometry: Geometry, key, depth_scaled: bool = False) -> dict:
-    """A fresh body, by name: GPT-2's own initialisation, see `Body`."""
+def body_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of a body by name."""
     embeds = jax.ShapeDtypeStruct((1, 1, geometry.width), jnp.float32)
-    drawn = Body(geometry, depth_scaled=depth_scaled).lazy_init(key, embeds)["params"]
-    return {f"body/{name}": value for name, value in flatten_dict(drawn, sep="/").items()}
+    made = jax.eval_shape(Body(geometry).init, jax.random.key(0), embeds)
+    return {f"body/{name}": leaf.shape for name, leaf in flatten_dict(made["params"], sep="/").items()}
+
+
+def draw_body(geometry: Geometry, key, depth_scaled: bool = False) -> dict[str, np.ndarray]:
+    """A fresh body, by name: see `births.draw`."""
+    return births.draw(body_shapes(geometry), key, geometry.layers, depth_scaled)

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fpt import births, roles
 from fpt import checkpoint as checkpoints
-from fpt import roles
 from fpt.bodies import GEOMETRIES, Geometry
 from fpt.checkpoint import Checkpoint
 from fpt.config import Config
 from fpt.errors import UserError
-from fpt.model import Model, build, draw_body, draw_ends
+from fpt.model import Model, build, shapes_of
 from fpt.randomness import stream
 
 
@@ -50,14 +50,7 @@ def resolve(config: Config) -> tuple[Config, Geometry, Checkpoint | None]:
 
 def model_of(config: Config, geometry: Geometry) -> Model:
     """The model that a configuration describes."""
-    return build(config.task, geometry, input_dropout=config.dropout, dtype=jnp.dtype(config.dtype),
-                 depth_scaled=config.init == "depth-scaled")
-
-
-def shapes_of(config: Config, model: Model) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter by name; nothing is computed."""
-    drawn = jax.eval_shape(lambda key: draw_ends(model, config.task, key) | draw_body(model.geometry, key), jax.random.key(0))
-    return {name: leaf.shape for name, leaf in drawn.items()}
+    return build(config.task, geometry, input_dropout=config.dropout, dtype=jnp.dtype(config.dtype))
 
 
 class Source:
@@ -65,25 +58,25 @@ class Source:
 
     def __init__(self, config: Config, model: Model, found: Checkpoint | None):
         self.config, self.model = config, model
-        self.shapes = shapes_of(config, model)
+        self.shapes = shapes_of(model, config.task)
         load = roles.parse(config.load)
-        body = {name: shape for name, shape in self.shapes.items() if name.startswith("body/")}
-        self.loaded = checkpoints.read(found, load.__contains__, body) if found else {}
-        self.complete = self.loaded.keys() == body.keys()
+        self.body = {name: shape for name, shape in self.shapes.items() if name.startswith("body/")}
+        self.ends = {name: shape for name, shape in self.shapes.items() if name not in self.body}
+        self.loaded = checkpoints.read(found, load.__contains__, self.body) if found else {}
         self.drawn: tuple[int, dict] | None = None  # the last body drawn and its seed
 
     def parameters(self, config: Config) -> dict[str, Any]:
         """All parameters of one run by name, float32."""
-        ends = draw_ends(self.model, config.task, stream(jax.random.key(config.seed), "layers"))
+        ends = births.draw(self.ends, stream(jax.random.key(config.seed), "layers"), self.model.geometry.layers)
         return ends | self._body(config) | self.loaded
 
     def _body(self, config: Config) -> dict[str, Any]:
-        if self.complete:
+        if self.loaded.keys() == self.body.keys():
             return {}
         seed = config.seed if config.body_seed is None else config.body_seed
         if self.drawn is None or self.drawn[0] != seed:
             key = stream(jax.random.key(seed), "body")
-            self.drawn = seed, draw_body(self.model.geometry, key, self.model.depth_scaled)
+            self.drawn = seed, births.draw(self.body, key, self.model.geometry.layers, config.init == "depth-scaled")
         return self.drawn[1]
 
     def stack(self, configs: list[Config]) -> tuple[dict, dict, dict[str, int | None]]:
