@@ -1,0 +1,185 @@
+"""Expressions of ListOps: drawing them, evaluating them, and their forms as symbols and as text.
+
+Generator and semantics: Nangia & Bowman 2018, with the settings of the Long Range Arena (`listops.py`, Tay et al.
+2021).  A node below the greatest depth is an operator with probability 1/4, else a digit; an operator has from 2 to
+`arguments` arguments; MED is the median with its fraction dropped, SM the sum modulo 10.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from fpt.errors import UserError
+
+# Symbol numbers: 0 fills up, 1 to 10 are the digits 0 to 9, then the operators, then the bracket that closes.
+PAD, ZERO, FIRST, CLOSE = 0, 1, 11, 15
+OPERATORS = ("MIN", "MAX", "MED", "SM")
+WORDS = ("", *"0123456789", *(f"[{name}" for name in OPERATORS), "]")
+NUMBERS = {word: number for number, word in enumerate(WORDS) if word}
+OPERATOR_SHARE = 0.25
+BLOCK = 500  # accepted expressions that one process draws at a time, from a generator of their own
+
+
+@dataclass(frozen=True)
+class Law:
+    """What is drawn: lengths count 1 for a digit and 2 for an operator, which is the number of bracketed symbols."""
+
+    shortest: int
+    longest: int
+    depth: int  # nodes at this depth are digits; the root has depth 1
+    arguments: int
+
+
+class _TooLong(Exception):
+    """The expression that is being drawn has passed the longest that is asked for."""
+
+
+def value_of(operator: int, values: list[int]) -> int:
+    """The value of an operator (0 to 3, as in OPERATORS) on its arguments' values, 0 to 9."""
+    if operator == 0:
+        return min(values)
+    if operator == 1:
+        return max(values)
+    if operator == 2:
+        values = sorted(values)
+        return (values[(len(values) - 1) // 2] + values[len(values) // 2]) // 2
+    return sum(values) % 10
+
+
+def evaluate(symbols: list[int]) -> int:
+    """The value of an expression in bracketed symbols.  Raises ValueError where it is not one expression."""
+    open_operators: list[tuple[int, list[int]]] = [(-1, [])]
+    for symbol in symbols:
+        if ZERO <= symbol < FIRST:
+            open_operators[-1][1].append(symbol - ZERO)
+        elif FIRST <= symbol < CLOSE:
+            open_operators.append((symbol - FIRST, []))
+        elif symbol == CLOSE and len(open_operators) > 1 and open_operators[-1][1]:
+            operator, values = open_operators.pop()
+            open_operators[-1][1].append(value_of(operator, values))
+        else:
+            raise ValueError("brackets do not match")
+    if len(open_operators) != 1 or len(open_operators[0][1]) != 1:
+        raise ValueError("not one expression")
+    return open_operators[0][1][0]
+
+
+def read(text: str) -> list[int]:
+    """Bracketed symbols of an expression's text, with or without the published files' parentheses.
+
+    Raises ValueError for a word that is none of ListOps'.
+    """
+    words = [word for word in text.split() if word not in ("(", ")")]
+    if unknown := next((word for word in words if word not in NUMBERS), None):
+        raise ValueError(f"unknown symbol {unknown!r}")
+    return [NUMBERS[word] for word in words]
+
+
+def write(symbols: list[int]) -> str:
+    """The text of bracketed symbols, without parentheses."""
+    return " ".join(WORDS[symbol] for symbol in symbols)
+
+
+def write_parenthesised(symbols: list[int]) -> str:
+    """The text as the published files have it: a left-nested binary tree, each application in parentheses."""
+    stack: list[list[str]] = [[]]
+    for symbol in symbols:
+        word = WORDS[symbol]
+        if symbol >= FIRST and symbol != CLOSE:
+            stack.append([word])
+            continue
+        if symbol == CLOSE:
+            text = f"( {stack.pop()[0]} ] )"
+        else:
+            text = word
+        top = stack[-1]
+        if len(stack) == 1:
+            top.append(text)
+        else:
+            top[0] = f"( {top[0]} {text} )"
+    return stack[0][0]
+
+
+def strip(symbols: list[int]) -> list[int]:
+    """The symbols that survive the original's tokeniser: all but the closing brackets."""
+    return [symbol for symbol in symbols if symbol != CLOSE]
+
+
+def draw(generator: random.Random, law: Law) -> tuple[list[int], int]:
+    """One expression within the law's lengths, in bracketed symbols, and its value.
+
+    The root is an operator wherever a digit alone would be too short, which changes the number of draws only.
+    """
+    while True:
+        symbols: list[int] = []
+        try:
+            value = _grow(generator, law, 1, symbols, law.shortest > 1)
+        except _TooLong:
+            continue
+        if len(symbols) >= law.shortest:
+            return symbols, value
+
+
+def _grow(generator: random.Random, law: Law, depth: int, symbols: list[int], operator: bool = False) -> int:
+    if not operator and (depth >= law.depth or generator.random() > OPERATOR_SHARE):
+        digit = int(generator.random() * 10)
+        symbols.append(ZERO + digit)
+        return digit
+    place = len(symbols)
+    symbols.append(PAD)
+    values = []
+    for _ in range(generator.randint(2, law.arguments)):
+        values.append(_grow(generator, law, depth + 1, symbols))
+        if len(symbols) >= law.longest:  # the closing bracket is still to come
+            raise _TooLong
+    chosen = int(generator.random() * 4)
+    symbols[place] = FIRST + chosen
+    symbols.append(CLOSE)
+    return value_of(chosen, values)
+
+
+def draw_block(law: Law, seed: int, number: int) -> list[tuple[bytes, int]]:
+    """Block `number` of a seed's expressions, each as bytes of bracketed symbols with its value."""
+    generator = random.Random(f"listops {seed} {number}")
+    return [(bytes(symbols), value) for symbols, value in (draw(generator, law) for _ in range(BLOCK))]
+
+
+def draw_distinct(law: Law, seed: int, count: int, report: Callable[[int], None]) -> list[tuple[bytes, int]]:
+    """The first `count` distinct expressions of a seed, in the order of their blocks, whatever the number of processes.
+
+    Uses every core.  report: called with the number that there are.  Raises UserError where the law has too few.
+    """
+    found: dict[bytes, int] = {}
+    for block in _blocks(law, seed):
+        before = len(found)
+        for symbols, value in block:
+            found.setdefault(symbols, value)
+        if len(found) >= count:
+            break
+        if len(found) - before < BLOCK // 50:
+            raise UserError(f"listops: there are hardly more than {len(found):,} expressions of {law.shortest} to "
+                            f"{law.longest} tokens; ask for fewer, or for longer ones")
+        report(len(found))
+    return list(found.items())[:count]
+
+
+def _blocks(law: Law, seed: int) -> Iterator[list[tuple[bytes, int]]]:
+    """Blocks 0, 1, 2, ... as they are ready, a few ahead of the reader."""
+    processes = os.cpu_count() or 1
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    try:
+        ahead = [pool.submit(draw_block, law, seed, number) for number in range(2 * processes)]
+        number = len(ahead)
+        while True:
+            block = ahead.pop(0).result()
+            ahead.append(pool.submit(draw_block, law, seed, number))
+            number += 1
+            yield block
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
