@@ -127,7 +127,7 @@ class ListOps(_Expressions):
 
     name: ClassVar[str] = "listops"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=16, steps=2_000, lr=1e-3, eval_every=200),
+        "laptop": Preset(body="gpt2-mini", batch=16, steps=1_000, lr=2e-3, eval_every=250),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000,
                         sizes={"shortest": 501, "longest": 1_024}),
     }
@@ -189,7 +189,7 @@ class ListOpsOriginal(_Expressions):
 
     name: ClassVar[str] = "listops-original"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=4, steps=600, lr=1e-3, eval_every=200, eval_examples=500),
+        "laptop": Preset(body="gpt2-mini", batch=4, steps=500, lr=2e-3, eval_every=250, eval_examples=500),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000, sizes={"train": 96_000}),
     }
     tokens: ClassVar[int] = 512
