@@ -46,10 +46,15 @@ def dropout(x, rate: float, bits):
     return jnp.where(keep_mask(bits, x.shape, rate), x / (1 - rate), 0)
 
 
+def precision(dtype) -> str:
+    """float32 means float32: GPUs and TPUs multiply it in fewer bits unless told not to."""
+    return "highest" if dtype == jnp.float32 else "default"
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x, kernel, dtype):
     """x [..., I] @ kernel [I, O] -> float32 [..., O], with both operands in `dtype`, here and in the gradients."""
-    return jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+    return jnp.matmul(x.astype(dtype), kernel.astype(dtype), precision=precision(dtype), preferred_element_type=jnp.float32)
 
 
 def _product_forward(x, kernel, dtype):
@@ -60,7 +65,7 @@ def _product_backward(dtype, residuals, gradient):
     x, kernel = residuals
     gradient = gradient.astype(dtype)
     along = lambda left, right, axes: jax.lax.dot_general(
-        left.astype(dtype), right.astype(dtype), (axes, ((), ())), preferred_element_type=jnp.float32)
+        left.astype(dtype), right.astype(dtype), (axes, ((), ())), precision(dtype), jnp.float32)
     leading = tuple(range(x.ndim - 1))
     by_x = along(gradient, kernel, ((x.ndim - 1,), (1,)))
     by_kernel = along(x, gradient, (leading, leading))  # dead code, and removed as such, where the kernel is frozen
@@ -139,12 +144,13 @@ class Attention(nn.Module):
             key, value = jnp.split(joint(x, slice(width, None)), 2, axis=-1)
         split = lambda t: t.reshape(*t.shape[:2], heads, -1).astype(self.dtype)  # [B, T, H, D / H]
         query, key, value = split(query), split(key), split(value)
-        scores = jnp.einsum("bqhd,bthd->bhqt", query, key, preferred_element_type=jnp.float32)
+        einsum = functools.partial(jnp.einsum, precision=precision(self.dtype), preferred_element_type=jnp.float32)
+        scores = einsum("bqhd,bthd->bhqt", query, key)
         scores = scores / math.sqrt(width // heads)
         scores = jnp.where(visible(read, x.shape[1]), scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores)
         mixed = dropout(weights, self.geometry.attention_dropout, bits[0]).astype(self.dtype)
-        mixed = jnp.einsum("bhqt,bthd->bqhd", mixed, value, preferred_element_type=jnp.float32)
+        mixed = einsum("bhqt,bthd->bqhd", mixed, value)
         out = Projection(width, self.dtype, name="c_proj")(mixed.reshape(*mixed.shape[:2], width))
         return dropout(out, self.geometry.residual_dropout, bits[1]), weights
 

@@ -6,6 +6,8 @@ Several rates and seeds are trained as one stack: `python -m scripts.train bit-x
 from __future__ import annotations
 
 import dataclasses
+import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -13,6 +15,7 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 
 from fpt.config import Config, grid
+from fpt.files import cache_folder
 from fpt.task import Task
 from scripts.command import chosen_task, parsed, preset_of, run
 
@@ -86,6 +89,9 @@ def parse(arguments: list[str]) -> tuple[list[Config], Options]:
 
 def main(arguments: list[str]) -> None:
     configs, options = parse(arguments)
+    # What XLA compiled once it need not compile again; one folder a machine, since it is code for that machine.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla" / platform.node()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     from fpt.run import Interrupted, train
 
     try:
