@@ -1,4 +1,4 @@
-"""The values that fresh parameters are born with: a function of (key, name), the same on every device and version of jax.
+"""The values that fresh parameters are born with: a function of (key, name), the same on every device and jax.
 
 Drawn on the host: a body's 85 million numbers are there before XLA would have compiled their first draw.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from zlib import crc32
 
 import jax
@@ -15,10 +17,12 @@ import numpy as np
 
 GAIN = 1.41  # of an orthogonal input layer, in the released code
 SPREAD = 0.02  # of GPT-2's weights
+AT_ONCE = 2**16  # numbers
 
 
-def draw(shapes: dict[str, tuple[int, ...]], key, layers: int, depth_scaled: bool = False) -> dict[str, np.ndarray]:
-    """Fresh float32 values by name, for parameters of these shapes.
+def draw(shapes: dict[str, tuple[int, ...]], key, layers: int, depth_scaled: bool = False,
+         dtypes: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+    """Fresh values by name, for parameters of these shapes; float32, or rounded to what `dtypes` says of a name.
 
     Body: GPT-2's own initialisation, N(0, 0.02) for matrices and positions, norms at 1 and 0, zero biases; with
     `depth_scaled` residual projections have 0.02 / sqrt(2 layers), as transformers has since 2021 (the original
@@ -27,26 +31,43 @@ def draw(shapes: dict[str, tuple[int, ...]], key, layers: int, depth_scaled: boo
     """
     seed = np.asarray(jax.random.key_data(key)).tolist()
     residual = SPREAD / math.sqrt(2 * layers) if depth_scaled else SPREAD
+    width = shapes["output/kernel"][0] if "output/kernel" in shapes else 1
 
     def value(name: str) -> np.ndarray:
-        shape = shapes[name]
+        shape, dtype = shapes[name], (dtypes or {}).get(name, np.float32)
         generator = np.random.default_rng([*seed, crc32(name.encode())])
-        normal = lambda spread: generator.standard_normal(shape, np.float32) * np.float32(spread)
         if name.startswith("output/"):
-            bound = 1 / math.sqrt(shapes["output/kernel"][0])
-            return generator.uniform(-bound, bound, shape).astype(np.float32)
+            return generator.uniform(-1, 1, shape).astype(dtype) / dtype(math.sqrt(width))
         if name == "input/kernel":
-            return GAIN * _orthogonal(normal(1))
+            return GAIN * _orthogonal(_normal(generator, shape, 1, dtype))
         if name == "input/embedding":
-            return normal(1)
+            return _normal(generator, shape, 1, dtype)
         if name.endswith("/bias"):
-            return np.zeros(shape, np.float32)
+            return np.zeros(shape, dtype)
         if name.endswith("/scale"):
-            return np.ones(shape, np.float32)
-        return normal(residual if re.search("/c_proj/kernel$", name) else SPREAD)
+            return np.ones(shape, dtype)
+        return _normal(generator, shape, residual if re.search("/c_proj/kernel$", name) else SPREAD, dtype)
 
     with ThreadPoolExecutor() as threads:
         return dict(zip(shapes, threads.map(value, shapes)))
+
+
+def _normal(generator: np.random.Generator, shape: tuple[int, ...], spread: float, dtype) -> np.ndarray:
+    """N(0, spread) in `dtype`, a few rows at a time: a whole body in float32 beside itself would be most of the memory."""
+    drawn = _aligned(shape, np.dtype(dtype))
+    rows = max(1, AT_ONCE // shape[1])
+    for first in range(0, shape[0], rows):
+        part = drawn[first : first + rows]
+        part[:] = generator.standard_normal(part.shape, np.float32) * np.float32(spread)
+    return drawn
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory that begins at a multiple of 64 bytes, which jax takes over on a CPU instead of copying it."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _orthogonal(matrix: np.ndarray) -> np.ndarray:

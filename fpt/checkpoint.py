@@ -12,7 +12,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fpt.bodies import GEOMETRIES, Geometry, read_geometry, write_geometry
@@ -120,8 +123,9 @@ def _hub_answers() -> bool:
     return True
 
 
-def read(checkpoint: Checkpoint, wanted: Callable[[str], bool], shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The parameters of `shapes` (ours, by name) for which `wanted(name)` holds, as float32.
+def read(checkpoint: Checkpoint, wanted: Callable[[str], bool], shapes: dict[str, tuple[int, ...]],
+         dtype: Callable[[str], Any] = lambda name: np.float32) -> dict[str, jax.Array]:
+    """The parameters of `shapes` (ours, by name) for which `wanted(name)` holds, each in `dtype(name)`.
 
     Every key must be one of ours or a known extra, and every wanted parameter must be there, in its shape and finite;
     keys of parameters that are not wanted may be absent.  Raises UserError naming the keys otherwise.
@@ -137,7 +141,8 @@ def read(checkpoint: Checkpoint, wanted: Callable[[str], bool], shapes: dict[str
                 for key in tensors.keys():
                     short = key.removeprefix(PREFIX)
                     if short in ours and wanted(ours[short]):
-                        found[ours[short]] = _tensor(tensors, key, shapes[ours[short]], file)
+                        value = _tensor(tensors, key, shapes[ours[short]], file)
+                        found[ours[short]] = jnp.asarray(value.astype(dtype(ours[short])))
                         missing.discard(short)
                     elif short not in ours and not re.fullmatch(IGNORED, short):
                         unknown.append(key)
@@ -167,7 +172,7 @@ def _some(keys: list[str]) -> str:
 
 
 def write(folder: Path, geometry: Geometry, parameters: dict) -> None:
-    """Writes body parameters, by our names, as a checkpoint that transformers reads.  Other parameters go under their own names."""
+    """Writes a body's parameters, by our names, as a checkpoint that transformers reads; others under their own names."""
     from safetensors.numpy import save
 
     tensors = {

@@ -54,56 +54,48 @@ def model_of(config: Config, geometry: Geometry) -> Model:
 
 
 class Source:
-    """Draws and loads the parameters of runs that share a configuration but for rate and seed; a body is made once."""
+    """Where the parameters come from of runs that share a configuration but for rate and seed.
+
+    A value depends on its name and the run's seeds alone, so that each is made where it is needed, in the dtype that
+    it is held in, and never kept twice: a body fills most of the memory that a run takes.
+    """
 
     def __init__(self, config: Config, model: Model, found: Checkpoint | None):
-        self.config, self.model = config, model
+        self.config, self.dtype, self.layers = config, model.dtype, model.geometry.layers
         self.shapes = shapes_of(model, config.task)
+        trainable, frozen = roles.split(self.shapes, roles.parse(config.train))
+        self.trainable, self.frozen = list(trainable), set(frozen)
         load = roles.parse(config.load)
-        self.body = {name: shape for name, shape in self.shapes.items() if name.startswith("body/")}
-        self.ends = {name: shape for name, shape in self.shapes.items() if name not in self.body}
-        self.loaded = checkpoints.read(found, load.__contains__, self.body) if found else {}
-        self.drawn: tuple[int, dict] | None = None  # the last body drawn and its seed
+        body = {name: shape for name, shape in self.shapes.items() if name.startswith("body/")}
+        self.loaded = checkpoints.read(found, load.__contains__, body, self._dtype) if found else {}
 
-    def parameters(self, config: Config) -> dict[str, Any]:
-        """All parameters of one run by name, float32."""
-        ends = births.draw(self.ends, stream(jax.random.key(config.seed), "layers"), self.model.geometry.layers)
-        return ends | self._body(config) | self.loaded
+    def _dtype(self, name: str):
+        """A frozen matrix of the body is held in the dtype of the products, all else in float32."""
+        matrix = name in self.frozen and name.startswith("body/h_") and name.endswith("/kernel")
+        return self.dtype if matrix else np.float32
 
-    def _body(self, config: Config) -> dict[str, Any]:
-        if self.loaded.keys() == self.body.keys():
-            return {}
-        seed = config.seed if config.body_seed is None else config.body_seed
-        if self.drawn is None or self.drawn[0] != seed:
-            key = stream(jax.random.key(seed), "body")
-            self.drawn = seed, births.draw(self.body, key, self.model.geometry.layers, config.init == "depth-scaled")
-        return self.drawn[1]
+    def values(self, config: Config, names: list[str]) -> dict[str, jax.Array]:
+        """The parameters of these names for one run."""
+        fresh = {name: self.shapes[name] for name in self.shapes if name not in self.loaded}
+        ends = {name: shape for name, shape in fresh.items() if not name.startswith("body/")}
+        body = {name: shape for name, shape in fresh.items() if name not in ends and name in names}
+        body_key = stream(jax.random.key(config.seed if config.body_seed is None else config.body_seed), "body")
+        dtypes = {name: self._dtype(name) for name in fresh}
+        drawn = births.draw(ends, stream(jax.random.key(config.seed), "layers"), self.layers)
+        drawn |= births.draw(body, body_key, self.layers, config.init == "depth-scaled", dtypes)
+        return {name: self.loaded[name] if name in self.loaded else jax.device_put(drawn[name]) for name in names}
 
     def stack(self, configs: list[Config]) -> tuple[dict, dict, dict[str, int | None]]:
-        """Trainable parameters [R, ...], frozen ones, and which axis of each frozen one is the runs': None if shared.
-
-        Frozen matrices of the body are held in the configuration's dtype, all else in float32.
-        """
+        """Trainable parameters [R, ...], frozen ones, and which axis of each frozen one is the runs': None if shared."""
         own_body = self.config.body_seed is None and len({config.seed for config in configs}) > 1
-        chosen = roles.parse(self.config.train)
-        shared = lambda name: len(configs) == 1 or name in self.loaded or (name.startswith("body/") and not own_body)
-        runs = []
-        for config in configs:
-            values = self.parameters(config)
-            trainable, frozen = roles.split(values, chosen)
-            frozen = {name: _held(name, value, self.model.dtype) for name, value in frozen.items()
-                      if not runs or not shared(name)}
-            runs.append((trainable, frozen))
-        stacked = lambda part, name: jnp.stack([run[part][name] for run in runs])
-        trainable = {name: stacked(0, name) for name in runs[0][0]}
-        axes = {name: None if shared(name) else 0 for name in runs[0][1]}
-        frozen = {name: value if axes[name] is None else stacked(1, name) for name, value in runs[0][1].items()}
-        return trainable, frozen, axes
-
-
-def _held(name: str, value, dtype) -> jax.Array:
-    matrix = name.startswith("body/h_") and name.endswith("/kernel")
-    return jnp.asarray(value, dtype if matrix else jnp.float32)
+        shared = {name for name in self.frozen
+                  if len(configs) == 1 or name in self.loaded or (name.startswith("body/") and not own_body)}
+        own = [name for name in [*self.trainable, *sorted(self.frozen)] if name not in shared]
+        runs = [self.values(config, own) for config in configs]
+        stacked = {name: jnp.stack([run.pop(name) for run in runs]) for name in own}
+        frozen = self.values(configs[0], sorted(shared)) | {name: stacked[name] for name in self.frozen if name not in shared}
+        axes = {name: None if name in shared else 0 for name in self.frozen}
+        return {name: stacked[name] for name in self.trainable}, frozen, axes
 
 
 def digest(frozen: dict[str, Any]) -> str:

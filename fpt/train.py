@@ -96,7 +96,7 @@ class Trainer:
         """
         steps = self._mapped(self.step, (self.axes, None, 0, 0, None))
 
-        @partial(jax.jit, donate_argnames="state")
+        @partial(jax.jit, donate_argnames="state", compiler_options=_compiler_options())
         def advance(frozen, train, condition, state, first, count):
             return jax.lax.fori_loop(first, first + count, lambda number, state: steps(frozen, train, condition, state, number), state)
 
@@ -119,6 +119,11 @@ class Trainer:
             return jax.vmap(function, in_axes=axes)
         first, axis = partial(jax.tree.map, lambda leaf: leaf[0]), partial(jax.tree.map, lambda leaf: leaf[None])
         return lambda *arguments: axis(function(*(first(a) if at == 0 else a for a, at in zip(arguments, axes))))
+
+
+def _compiler_options() -> dict[str, str]:
+    """On CPU, keeps XLA from moving transposed copies of all frozen matrices out of the loop: they are never needed."""
+    return {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"} if jax.default_backend() == "cpu" else {}
 
 
 @jax.jit
