@@ -1,0 +1,74 @@
+"""Frozen parameters cannot move, trained ones do, and freezing saves what it should."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fpt import roles
+from fpt.bodies import GEOMETRIES
+from fpt.config import Config
+from fpt.model import build
+from fpt.parameters import Source, digest, model_of
+from fpt.train import Condition, Trainer
+from tasks.bits import BitXor
+from tests.conftest import TINY
+
+SETS = ["fpt", "all", "output", "norm", "input+output", "position", "fpt+attention", "fpt+feedforward@1", "body"]
+
+
+def stacked(train, runs=1, geometry=TINY, dtype="float32", task=BitXor(), **settings):
+    """A trainer, its frozen parameters, and the condition and state of its runs."""
+    config = Config(task, "tiny", steps=1, batch=4, lr=1e-2, eval_every=1, load="none", train=train, dtype=dtype, **settings)
+    model = model_of(config, geometry)
+    configs = [dataclasses.replace(config, seed=seed) for seed in range(runs)]
+    trainable, frozen, axes = Source(config, model, None).stack(configs)
+    trainer = Trainer(model, task, config.batch, config.clip, runs, axes)
+    keys = jnp.stack([jax.random.key(seed) for seed in range(runs)])
+    return trainer, frozen, Condition(keys, jnp.full(runs, config.lr)), trainer.begin(trainable)
+
+
+@pytest.mark.parametrize("train", SETS)
+def test_frozen_leaves_stay_to_the_bit_and_trained_ones_move(train):
+    trainer, frozen, condition, state = stacked(train)
+    before, start = digest(frozen), jax.tree.map(np.asarray, state.trainable)
+    state = trainer.advance(frozen, None, condition, state, np.int32(0), np.int32(20))
+    assert digest(frozen) == before
+    assert set(state.trainable) == {name for name in start} and not set(state.trainable) & set(frozen)
+    for name, value in state.trainable.items():
+        moved = np.asarray(value) != start[name]
+        assert moved.any(), name
+        if name == "body/wpe":
+            assert not moved[0, trainer.task.tokens :].any()
+
+
+def test_moments_are_of_trained_parameters_only():
+    *_, state = stacked("fpt")
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(state.moments)) - 1  # the count of steps
+    assert numbers == 2 * sum(value.size for value in state.trainable.values())
+
+
+def test_a_frozen_step_costs_at_most_seven_tenths_of_a_full_one():
+    def flops(train):
+        trainer, frozen, condition, state = stacked(train, geometry=dataclasses.replace(TINY, width=256, layers=4))
+        one = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+        compiled = jax.jit(trainer.step).lower(frozen, None, one(condition), one(state), 0).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert flops("fpt") <= 0.70 * flops("all")
+
+
+def test_frozen_matrices_are_held_in_the_dtype_of_the_products():
+    _, frozen, _, state = stacked("fpt", dtype="bfloat16")
+    kinds = {name: value.dtype for name, value in frozen.items()}
+    assert {str(kind) for name, kind in kinds.items() if name.endswith("kernel")} == {"bfloat16"}
+    assert {str(kind) for name, kind in kinds.items() if name.endswith("bias")} == {"float32"}
+    assert {str(value.dtype) for value in state.trainable.values()} == {"float32"}
+
+
+def test_every_named_set_covers_what_it_says():
+    model = build(BitXor(), GEOMETRIES["gpt2-mini"])
+    assert model.geometry.layers == 6
+    assert roles.parse("fpt").terms == roles.parse("input+output+position+norm").terms

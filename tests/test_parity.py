@@ -1,0 +1,147 @@
+"""The body, its gradients and one optimiser step are those of torch's transformers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fpt import checkpoint, load_body, roles
+from fpt.bodies import ACTIVATIONS, GEOMETRIES, Geometry
+from fpt.load import LoadedBody
+from fpt.model import Model, apply
+from fpt.task import Preset, Split, Task
+from fpt.train import Condition, Trainer
+from tests import make_parity as parity
+
+try:
+    import torch
+except ImportError:
+    torch = None
+live = pytest.mark.skipif(torch is None, reason="torch is not installed; the stored arrays are compared all the same")
+
+
+def stored(activation):
+    return load_file(parity.FOLDER / f"{activation}.safetensors")
+
+
+def ours(geometry, values, embeds):
+    hidden, maps = LoadedBody(geometry, values)(jnp.asarray(embeds), maps=True)
+    return {"hidden": np.asarray(hidden), "maps": np.asarray(maps)}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_hidden_states_and_maps_are_those_that_torch_made(activation):
+    geometry = Geometry(**parity.SMALL, activation=activation)
+    embeds = np.random.default_rng(3).standard_normal((2, 9, geometry.width), np.float32)
+    found, wanted = ours(geometry, parity.weights(geometry), embeds), stored(activation)
+    np.testing.assert_allclose(found["hidden"], wanted["hidden"], atol=1e-4)
+    np.testing.assert_allclose(found["maps"], wanted["maps"], atol=1e-5)
+
+
+@live
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_stored_arrays_are_what_torch_makes(activation):
+    made, kept = parity.reference(activation), stored(activation)
+    assert made.keys() == kept.keys()
+    for name, value in made.items():
+        np.testing.assert_allclose(value, kept[name], atol=1e-5, err_msg=name)
+
+
+@live
+@pytest.mark.parametrize("name", ["gpt2-mini", "gpt2"])
+@pytest.mark.parametrize("activation, prefix", [*((kind, "") for kind in ACTIVATIONS), ("gelu_new", "transformer.")])
+def test_a_checkpoint_of_torchs_gives_torchs_states(name, activation, prefix, tmp_path):
+    geometry = dataclasses.replace(GEOMETRIES[name], activation=activation, vocabulary=3)
+    values = parity.weights(geometry)
+    embeds = np.random.default_rng(4).standard_normal((2, 12, geometry.width), np.float32)
+    if prefix:
+        from safetensors.torch import save_file
+
+        checkpoint.write(tmp_path, geometry, {})
+        state = parity.torch_body(geometry, values).state_dict()
+        save_file({prefix + key: value.contiguous() for key, value in state.items()}, tmp_path / "model.safetensors")
+    else:
+        parity.torch_body(geometry, values).save_pretrained(tmp_path)
+    hidden, maps = load_body(tmp_path)(jnp.asarray(embeds), maps=True)
+    wanted = parity.looked_at(geometry, values, embeds)
+    np.testing.assert_allclose(hidden, wanted["hidden"], atol=1e-4)
+    np.testing.assert_allclose(maps, wanted["maps"], atol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed(Task):
+    """One batch, always the same."""
+
+    name = "fixed"
+    presets = {"laptop": Preset("tiny", parity.BATCH, 1, parity.RATE, 1)}
+    tokens, width, classes = parity.TOKENS, parity.WIDTH, parity.CLASSES
+
+    def draw(self, train, key, step, batch):
+        return Split(*map(jnp.asarray, parity.batch()))
+
+    def encode(self, inputs):
+        return inputs
+
+
+def test_gradients_and_a_clipped_step_are_torchs():
+    geometry = Geometry(**parity.SMALL, embedding_dropout=0, attention_dropout=0, residual_dropout=0)
+    model = Model(geometry, parity.WIDTH, None, None, 1, 1, parity.CLASSES, input_dropout=0)
+    trainable, frozen = roles.split(parity.weights(geometry) | parity.ends(geometry), roles.parse("fpt"))
+    trainer = Trainer(model, Fixed(), parity.BATCH, 1.0, 1, dict.fromkeys(frozen))
+    wanted = stored("gelu_new")
+
+    def near(found, expected, name):
+        assert np.linalg.norm(found - expected) <= 1e-4 * np.linalg.norm(expected), name
+
+    gradient = jax.grad(trainer.loss, has_aux=True)(trainable, frozen, Split(*parity.batch()))[0]
+    assert {f"gradient/{name}" for name in gradient} == {name for name in wanted if name.startswith("gradient/")}
+    for name, value in gradient.items():
+        near(value, wanted[f"gradient/{name}"], name)
+    assert np.sqrt(sum(np.sum(value**2) for value in gradient.values())) > 1  # so that the clip is at work
+    state = trainer.begin({name: jnp.asarray(value)[None] for name, value in trainable.items()})
+    condition = Condition(jax.random.key(0)[None], jnp.full(1, parity.RATE))
+    state = trainer.advance(frozen, None, condition, state, np.int32(0), np.int32(1))
+    for name, value in state.trainable.items():
+        near(value[0], wanted[f"after/{name}"], name)
+        moved, expected = value[0] - trainable[name], wanted[f"after/{name}"] - trainable[name]
+        assert np.abs(moved - expected).max() <= 2e-2 * parity.RATE, name
+
+
+def symbols(length):
+    return np.random.default_rng(5).integers(1, 6, (2, length)).astype(np.int32)
+
+
+def test_pads_on_the_right_change_nothing_and_the_last_real_token_is_read():
+    geometry = Geometry(**parity.SMALL)
+    values = parity.weights(geometry) | {k: v for k, v in parity.ends(geometry).items() if k.startswith("output")}
+    values["input/embedding"] = np.random.default_rng(6).standard_normal((6, geometry.width)).astype(np.float32)
+    padded = Model(geometry, None, 6, 0, 1, 1, parity.CLASSES)
+    bare = Model(geometry, None, 6, None, 1, 1, parity.CLASSES)
+    tokens = symbols(7)
+    longer = np.pad(tokens, ((0, 0), (0, 4)))
+    np.testing.assert_allclose(apply(padded, values, longer)[0], apply(bare, values, tokens)[0], atol=1e-5)
+    assert not np.allclose(apply(bare, values, longer)[0], apply(bare, values, tokens)[0], atol=1e-2)
+
+
+def test_reading_early_equals_reading_everything():
+    geometry = Geometry(**parity.SMALL)
+    model = Model(geometry, parity.WIDTH, None, None, 2, 1, parity.CLASSES)
+    values = parity.weights(geometry) | parity.ends(geometry)
+    tokens, _ = parity.batch()
+    early, nothing = apply(model, values, tokens)
+    full, seen = apply(model, values, tokens, hidden=True, maps=True)
+    np.testing.assert_allclose(early, full, atol=1e-5)
+    assert nothing.hidden is None and nothing.maps is None
+    assert seen.hidden.shape == (3, parity.BATCH, parity.TOKENS, 16) and seen.maps.shape == (2, parity.BATCH, 2, 7, 7)
+    np.testing.assert_allclose(seen.maps.sum(-1), 1, atol=1e-5)
+    assert not np.triu(seen.maps, 1).any()
+
+
+def test_bfloat16_is_near_float32():
+    geometry = GEOMETRIES["gpt2-mini"]
+    embeds = jax.random.normal(jax.random.key(0), (2, 16, geometry.width))
+    exact, rounded = (load_body("gpt2-mini", dtype=dtype)(embeds) for dtype in ("float32", "bfloat16"))
+    assert 0 < np.abs(exact - rounded).max() < 0.05
