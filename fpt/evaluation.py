@@ -8,7 +8,7 @@ import numpy as np
 
 from fpt.records import finite
 from fpt.task import Split, Task
-from fpt.train import Trainer
+from fpt.trainer import Trainer
 
 TOKENS_AT_ONCE = 16_384
 

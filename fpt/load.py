@@ -19,7 +19,7 @@ from fpt.errors import UserError
 from fpt.gpt2 import Body
 from fpt.model import apply, body_shapes, draw_body
 from fpt.task import Split
-from fpt.train import Trainer
+from fpt.trainer import Trainer
 
 
 class LoadedBody:

@@ -22,7 +22,7 @@ from fpt.config import Config
 from fpt.evaluation import evaluate, take
 from fpt.progress import Steps
 from fpt.task import Split
-from fpt.train import NEVER, Condition, Trainer, keep_best, restart
+from fpt.trainer import NEVER, Condition, Trainer, keep_best, restart
 
 SECONDS_PER_DISPATCH = 2  # on a slow device; a Ctrl-C waits for at most about this long
 MOST_PER_DISPATCH = 500  # steps

@@ -14,7 +14,7 @@ from fpt.bodies import GEOMETRIES
 from fpt.config import Config
 from fpt.parameters import Source, model_of
 from fpt.task import Split
-from fpt.train import Condition, Trainer
+from fpt.trainer import Condition, Trainer
 from scripts.benchmark_torch import serve
 
 SIDE = 2048  # of the matrices whose product gives the peak

@@ -1,9 +1,16 @@
 """What all tests share: CPU, no network, no cache but the session's own, and small bodies."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A program that several tests run, in processes of their own too, is compiled once.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 import pytest
@@ -29,3 +36,23 @@ def tiny_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bodies") / "tiny"
     checkpoint.write(folder, TINY, draw_body(TINY, jax.random.key(5)))
     return folder
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """`command("train", "bit-xor", ...)` -> exit code, standard output, standard error, in this process."""
+    def call(module, *arguments):
+        import importlib
+
+        from scripts.command import run
+
+        monkeypatch.setattr("sys.argv", [module, *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            run(importlib.import_module(f"scripts.{module}").main)
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        return code, *capsys.readouterr()
+
+    return call

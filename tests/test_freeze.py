@@ -12,7 +12,7 @@ from fpt.bodies import GEOMETRIES
 from fpt.config import Config
 from fpt.model import build
 from fpt.parameters import Source, digest, model_of
-from fpt.train import Condition, Trainer
+from fpt.trainer import Condition, Trainer
 from tasks.bits import BitXor
 from tests.conftest import TINY
 

@@ -13,7 +13,7 @@ from fpt.bodies import ACTIVATIONS, GEOMETRIES, Geometry
 from fpt.load import LoadedBody
 from fpt.model import Model, apply
 from fpt.task import Preset, Split, Task
-from fpt.train import Condition, Trainer
+from fpt.trainer import Condition, Trainer
 from tests import make_parity as parity
 
 try:

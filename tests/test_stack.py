@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpt.train import NEVER
+from fpt.trainer import NEVER
 from tests.test_freeze import stacked
 
 

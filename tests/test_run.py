@@ -1,0 +1,256 @@
+"""A run from configuration to record: what is written, what is kept, and how it is taken up again."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import fpt.run
+from fpt import load_run, train
+from fpt.config import Config, grid
+from fpt.evaluation import evaluate
+from fpt.records import Folder
+from fpt.run import Interrupted
+from tasks.bits import BitXor
+
+XOR = BitXor(bits=3)
+
+
+@pytest.fixture
+def config(tiny_folder):
+    return Config(XOR, str(tiny_folder), steps=60, batch=8, lr=1e-2, eval_every=20)
+
+
+def _lines(folder):
+    """metrics.jsonl without its times.  Strict: a NaN is an error."""
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    lines = [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def _same(one, other):
+    assert _lines(one) == _lines(other)
+    assert (one / "trainable.safetensors").read_bytes() == (other / "trainable.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_folder, tmp_path_factory):
+    """Four runs of one stack, trained without a break."""
+    common = Config(XOR, str(tiny_folder), steps=60, batch=8, lr=1e-2, eval_every=20)
+    out = tmp_path_factory.mktemp("undisturbed")
+    configs = grid(common, (1e-2, 1e-3), (0, 1))
+    results = train(configs, out, quiet=True)
+    folders = sorted(path for path in out.iterdir())
+    assert len(folders) == 4
+    return out, configs, results
+
+
+def test_the_record_says_everything(undisturbed):
+    out, _, results = undisturbed
+    assert {"status", "test", "validation", "floors", "counts", "seconds", "steps_per_second", "device", "dtype", "versions",
+            "commit"} <= set(results[0])
+    assert results[0]["status"] == "finished" and results[0]["test"]["n"] == 64 and results[0]["validation"]["n"] == 2_000
+    assert set(results[0]["test"]) >= {"accuracy", "loss", "n"}
+    assert set(results[0]["counts"]) == {"trainable", "total", "percent", "effective", "paper"}
+    assert results[0]["floors"] == {"majority": 0.5}
+    for folder in out.iterdir():
+        names = {path.name for path in folder.iterdir()} - {".lock"}
+        assert names == {"config.json", "metrics.jsonl", "result.json", "trainable.safetensors"}
+        assert [line["step"] for line in _lines(folder)] == [0, 20, 40, 60]
+
+
+def test_folders_are_named_by_what_they_are(undisturbed, tiny_folder):
+    out, *_ = undisturbed
+    names = sorted(path.name for path in out.iterdir())
+    assert names[0].startswith("bit-xor-tiny-fpt-lr0.001-seed0-") and names[3].startswith("bit-xor-tiny-fpt-lr0.01-seed1-")
+    stated = json.loads((out / names[0] / "config.json").read_text())
+    assert stated["load"] == "body" and stated["checkpoint"] and stated["sizes"] == {"strings": 2, "bits": 3, "patch": 1}
+
+
+def test_the_best_on_validation_is_kept_and_tested(undisturbed):
+    out, _, results = undisturbed
+    for folder in out.iterdir():
+        loaded, lines = load_run(folder), _lines(folder)
+        accuracies = [line["validation"]["accuracy"] for line in lines]
+        assert loaded.result["best_step"] == 20 * int(np.argmax(accuracies))
+        assert loaded.result["validation"] == lines[int(np.argmax(accuracies))]["validation"]
+        data = loaded.task.load()
+        found = evaluate(loaded.trainer, loaded.frozen, loaded.trainable, data["test"])[0]
+        assert found["accuracy"] == loaded.result["test"]["accuracy"]
+        assert found["loss"] == pytest.approx(loaded.result["test"]["loss"], rel=1e-5)
+
+
+def test_a_run_learns(undisturbed):
+    _, _, results = undisturbed
+    assert max(result["test"]["accuracy"] for result in results) > 0.6
+
+
+def test_a_finished_run_is_left_alone(undisturbed, capsys):
+    out, configs, results = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json*")}
+    assert train(configs, out) == results
+    assert capsys.readouterr().out.count("is finished") == 4
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.json*")}
+
+
+def test_the_same_again_is_the_same(undisturbed, tmp_path):
+    out, configs, _ = undisturbed
+    train(configs, tmp_path, quiet=True)
+    for folder in out.iterdir():
+        _same(folder, tmp_path / folder.name)
+
+
+
+
+def test_an_interrupted_run_goes_on_where_it_was(undisturbed, tmp_path, monkeypatch):
+    out, configs, _ = undisturbed
+    evaluated = fpt.run._Stack._evaluate
+
+    def interrupt_at_40(stack, progress):
+        evaluated(stack, progress)
+        if stack.step == 40:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(fpt.run._Stack, "_evaluate", interrupt_at_40)
+    with pytest.raises(Interrupted):
+        train(configs, tmp_path, quiet=True)
+    assert len(list(tmp_path.rglob("state-00000040.safetensors"))) == 4 and not list(tmp_path.rglob("result.json"))
+    monkeypatch.undo()
+    steps = []
+    advance = fpt.run._Stack.compile
+    monkeypatch.setattr(fpt.run._Stack, "compile", lambda stack: steps.append(stack.step) or advance(stack))
+    train(configs, tmp_path, quiet=True)
+    assert steps == [40]
+    for folder in out.iterdir():
+        _same(folder, tmp_path / folder.name)
+
+
+@pytest.mark.parametrize("written", [0, 1, 3])
+def test_killed_between_the_results_of_a_stack(undisturbed, tmp_path, monkeypatch, written):
+    out, configs, _ = undisturbed
+    write, count = Folder.write_result, 0
+
+    def write_some(*arguments):
+        nonlocal count
+        if count == written:
+            raise SystemError("killed")
+        count += 1
+        write(*arguments)
+
+    monkeypatch.setattr(Folder, "write_result", write_some)
+    with pytest.raises(SystemError):
+        train(configs, tmp_path, quiet=True)
+    assert len(list(tmp_path.rglob("result.json"))) == written
+    monkeypatch.undo()
+    train(configs, tmp_path, quiet=True)
+    for folder in out.iterdir():
+        _same(folder, tmp_path / folder.name)
+        assert not list((tmp_path / folder.name).glob("state-*"))
+
+
+def test_killed_between_the_states_of_a_stack(undisturbed, tmp_path, monkeypatch):
+    """Two runs have the state of step 40, two only that of step 20: all go on from 20."""
+    out, configs, _ = undisturbed
+    monkeypatch.setattr(fpt.run, "SECONDS_PER_STATE", 0)
+    write, count = Folder.write_state, 0
+
+    def write_some(folder, step, *arguments):
+        nonlocal count
+        count += step == 40
+        if count > 2:
+            raise SystemError("killed")
+        write(folder, step, *arguments)
+
+    monkeypatch.setattr(Folder, "write_state", write_some)
+    monkeypatch.setattr(fpt.run, "MOST_PER_DISPATCH", 20)
+    monkeypatch.setattr(fpt.run, "SECONDS_PER_DISPATCH", 1e9)
+    with pytest.raises(SystemError):
+        train(configs, tmp_path, quiet=True)
+    assert len(list(tmp_path.rglob("state-00000040.safetensors"))) == 2
+    monkeypatch.undo()
+    train(configs, tmp_path, quiet=True)
+    for folder in out.iterdir():
+        _same(folder, tmp_path / folder.name)
+
+
+def test_a_stack_that_does_not_fit_is_split(undisturbed, tmp_path, monkeypatch, capsys):
+    _, configs, results = undisturbed
+    sizes, compiled = [], fpt.run._Stack.compile
+
+    def compile(stack):
+        sizes.append(len(stack.folders))
+        return compiled(stack) if len(stack.folders) < 3 else 10**18
+
+    monkeypatch.setattr(fpt.run._Stack, "compile", compile)
+    split = train(configs, tmp_path)
+    assert sizes == [4, 2, 2]
+    assert "4 runs at once need more memory than there is; going on with 2" in capsys.readouterr().out
+    for one, other in zip(split, results):
+        assert one["runs_in_stack"] == 2
+        assert one["test"]["loss"] == pytest.approx(other["test"]["loss"], rel=0.02)
+
+
+def test_a_run_that_diverges_is_recorded_and_the_others_go_on(config, tmp_path, capsys):
+    wild, tame = train(grid(config, (1e38, 1e-2), (0,)), tmp_path)
+    assert wild["status"] == "diverged" and 0 < wild["diverged_at"] < 60 and tame["status"] == "finished"
+    said = capsys.readouterr().out
+    assert f"diverged at step {wild['diverged_at']}; the others go on" in said
+    alone = train(dataclasses.replace(config, lr=1e38), tmp_path / "alone", quiet=True)[0]
+    assert alone["diverged_at"] == wild["diverged_at"]
+    for folder in tmp_path.iterdir():
+        if folder.name != "alone":
+            _lines(folder)  # strict JSON, without NaN
+
+
+def test_examples_bound_validation_and_test(config, tmp_path):
+    result = train(dataclasses.replace(config, steps=2, eval_examples=10), tmp_path, quiet=True)[0]
+    assert result["test"]["n"] == result["validation"]["n"] == 10
+
+
+def test_no_roles_loaded_is_the_random_twin(config, tmp_path):
+    loaded = dataclasses.replace(config, steps=1)
+    random = dataclasses.replace(loaded, load="none")
+    a, b = train([loaded, random], tmp_path, quiet=True)
+    assert a["frozen"] != b["frozen"] and a["counts"] == b["counts"]
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("*/config.json")]
+    assert sorted(record["checkpoint"] is None for record in records) == [False, True]
+
+
+CHANGES = {
+    "steps": 61, "batch": 9, "lr": 1e-3, "eval_every": 21, "eval_examples": 5, "load": "attention", "train": "output", "seed": 1,
+    "body_seed": 1, "dtype": "bfloat16", "dropout": 0.2, "embedding_dropout": 0.0, "attention_dropout": 0.0,
+    "residual_dropout": 0.0, "clip": 2.0, "init": "depth-scaled", "task": BitXor(bits=4), "checkpoint": "0" * 32,
+}
+
+
+def test_every_setting_is_part_of_the_name(config):
+    changed = [dataclasses.replace(config, **{name: value}) for name, value in CHANGES.items()]
+    assert len({one.digest for one in [config, *changed]}) == len(changed) + 1
+    assert set(CHANGES) | {"body", "task_file"} == {field.name for field in dataclasses.fields(Config)}
+
+
+def test_a_configuration_survives_its_record(config):
+    for changed in [config, *(dataclasses.replace(config, **{name: value}) for name, value in CHANGES.items())]:
+        assert Config.from_record(json.loads(json.dumps(changed.record()))) == changed
+
+
+def test_where_weights_lie_is_not_part_of_the_name_but_what_they_are_is(config):
+    a, b = (dataclasses.replace(config, body=body, checkpoint="1" * 32) for body in ("here/tiny", "there/tiny"))
+    assert a.digest == b.digest != dataclasses.replace(a, checkpoint="2" * 32).digest
+
+
+def test_a_loaded_run_answers_and_shows_its_maps(undisturbed):
+    out, *_ = undisturbed
+    run = load_run(min(out.iterdir()))
+    inputs = run.task.load()["test"].inputs[:4]
+    logits, seen = run(inputs, hidden=True, maps=True)
+    assert logits.shape == (4, 3, 2) and seen.hidden.shape == (3, 4, 6, 32) and seen.maps.shape == (2, 4, 4, 6, 6)
+    np.testing.assert_allclose(seen.maps.sum(-1), 1, atol=1e-5)
+    assert np.array_equal(np.argmax(run(inputs), -1), np.argmax(logits, -1))
+    assert not np.array_equal(run(inputs, key=jax.random.key(0)), logits)
