@@ -87,4 +87,5 @@ def write_geometry(geometry: Geometry) -> dict:
         "vocab_size": geometry.vocabulary, "activation_function": geometry.activation,
         "layer_norm_epsilon": geometry.epsilon, "embd_pdrop": geometry.embedding_dropout,
         "attn_pdrop": geometry.attention_dropout, "resid_pdrop": geometry.residual_dropout,
+        "bos_token_id": None, "eos_token_id": None,
     }

@@ -26,8 +26,9 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHIPPED = Path(__file__).parent / "weights"
 PREFIX = "transformer."
-# Keys of a language model that a body has no place for: causal masks kept as buffers, and the head tied to the table.
-IGNORED = r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight|wte\.weight"
+# Keys that a body has no place for: causal masks kept as buffers, a language model's table and the head tied to it, and
+# the input and output layers of a run that was exported.
+IGNORED = r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight|wte\.weight|(input|output)\.(kernel|bias|embedding)"
 KINDS = {"F32": np.float32, "F16": np.float16, "BF16": None}  # dtypes that are read
 
 

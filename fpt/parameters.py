@@ -65,8 +65,8 @@ class Source:
         self.shapes = shapes_of(model, config.task)
         trainable, frozen = roles.split(self.shapes, roles.parse(config.train))
         self.trainable, self.frozen = list(trainable), set(frozen)
-        load = roles.parse(config.load)
         body = {name: shape for name, shape in self.shapes.items() if name.startswith("body/")}
+        load, _ = roles.split(body, roles.parse(config.load))
         self.loaded = checkpoints.read(found, load.__contains__, body, self._dtype) if found else {}
 
     def _dtype(self, name: str):

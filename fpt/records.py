@@ -71,13 +71,21 @@ class Folder:
             raise UserError(f"{self.path} is in use by another process; wait for it, or choose another --out") from None
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}; choose another --out") from None
-        stated = json.loads(json.dumps(self.config.record()))
-        file = self.path / CONFIG
-        if not file.exists():
-            write_json(file, stated)
-        elif (found := read_json(file)) != stated:
+        if (self.path / CONFIG).exists():
+            self.check()
+        else:
+            write_json(self.path / CONFIG, self._stated)
+
+    @property
+    def _stated(self) -> dict[str, Any]:
+        return json.loads(json.dumps(self.config.record()))
+
+    def check(self) -> None:
+        """Raises UserError where the folder's configuration is not the one that its name stands for."""
+        stated, found = self._stated, read_json(self.path / CONFIG)
+        if found != stated:
             differ = sorted(key for key in stated.keys() | found.keys() if stated.get(key) != found.get(key))
-            raise UserError(f"{file} differs from its folder's name in {', '.join(differ)}; move the folder away")
+            raise UserError(f"{self.path / CONFIG} differs from its folder's name in {', '.join(differ)}; move the folder away")
 
     def close(self) -> None:
         self._lock.release()

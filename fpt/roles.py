@@ -81,11 +81,13 @@ def parse(text: str) -> RoleSet:
 
 
 def split(parameters: dict, chosen: RoleSet) -> tuple[dict, dict]:
-    """Parameters by name -> those in the set, and the others.  Raises UserError for a part of the set that is empty."""
+    """Parameters by name -> those in the set, and the others.  Raises UserError for a range of layers that the body does not have."""
+    layers = 1 + max((layer for layer in map(layer_of, parameters) if layer is not None), default=-1)
     for role, first, last in chosen.terms:
-        one = RoleSet(chosen.text, ((role, first, last),))
-        if role != "token" and not any(name in one for name in parameters):
-            raise UserError(f"no parameter is in {role}@{first}-{last}; the body's layers are numbered from 0")
+        if first is not None and last >= layers:
+            raise UserError(f"{role}@{first}-{last} goes beyond the body's layers, 0 to {layers - 1}")
+        if first is not None and not any(role_of(name) == role and layer_of(name) is not None for name in parameters):
+            raise UserError(f"{role}@{first}-{last} is empty: no {role} parameter lies in a layer")
     inside = {name: value for name, value in parameters.items() if name in chosen}
     return inside, {name: value for name, value in parameters.items() if name not in chosen}
 

@@ -26,7 +26,8 @@ from fpt.trainer import NEVER, Condition, Trainer, keep_best, restart
 
 SECONDS_PER_DISPATCH = 2  # on a slow device; a Ctrl-C waits for at most about this long
 MOST_PER_DISPATCH = 500  # steps
-SECONDS_PER_STATE = 5  # at least, between states written to the disk; more where writing takes over 5% of that
+SECONDS_PER_STATE = 2  # at least, between states written to the disk
+STATE_SHARE = 0.05  # of the time, at most, that writing them takes
 VALIDATION = 2_000  # examples of validation, unless said otherwise
 MEMORY_SHARE = 0.85  # of the device's memory that a stack may take
 
@@ -53,18 +54,22 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
         ready, *_ = bodies[common]
         resolved.append(dataclasses.replace(config, load=ready.load, checkpoint=ready.checkpoint))
     folders = [records.Folder(out, config) for config in resolved]
-    with contextlib.ExitStack() as held:
-        for folder in folders:
-            if not folder.finished:
+    for folder in folders:
+        if folder.finished:
+            folder.check()
+            if not quiet:
+                print(f"{folder.path} is finished; delete it to train again")
+    for common, (ready, geometry, found) in bodies.items():
+        same = [folder for folder, config in zip(folders, configs) if config.stackable() == common]
+        waiting = [folder for folder in same if not folder.finished]
+        if not waiting:
+            continue
+        stacks = _Stacks(ready, geometry, found, Path(data_dir) if data_dir else None, quiet)
+        with contextlib.ExitStack() as held:
+            for folder in waiting:
                 folder.open()
                 held.callback(folder.close)
-        for common, (ready, geometry, found) in bodies.items():
-            same = [folder for folder, config in zip(folders, configs) if config.stackable() == common]
-            for folder in same:
-                if folder.finished and not quiet:
-                    print(f"{folder.path} is finished; delete it to train again")
-            if waiting := [folder for folder in same if not folder.finished]:
-                _Stacks(ready, geometry, found, Path(data_dir) if data_dir else None, quiet).train(waiting)
+            stacks.train([folder for folder in waiting if not folder.finished])  # another process may have been faster
     return [folder.result() for folder in folders]
 
 
@@ -143,7 +148,7 @@ class _Stack:
                 if asked or time.monotonic() > due:
                     begun = time.monotonic()
                     self._save()
-                    due = time.monotonic() + max(SECONDS_PER_STATE, 20 * (time.monotonic() - begun))
+                    due = time.monotonic() + max(SECONDS_PER_STATE, (time.monotonic() - begun) / STATE_SHARE)
                 if asked:
                     raise Interrupted(signal.Signals(asked[0]).name)
                 count = min(per_dispatch, config.eval_every - self.step % config.eval_every, config.steps - self.step)

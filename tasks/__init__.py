@@ -34,7 +34,10 @@ def from_file(path: Path) -> type[Task]:
         raise UserError(f"no task file at {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's code raises
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     found = [value for value in vars(module).values()
              if isinstance(value, type) and issubclass(value, Task) and value.__module__ == path.stem]
     if len(found) != 1:

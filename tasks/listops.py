@@ -36,7 +36,7 @@ class _Expressions(Task):
     def __post_init__(self):
         if self.source not in SOURCES:
             raise nearest(self.source, SOURCES, "source")
-        if min(self.train, self.held_out) < 1:
+        if min(self.train_examples, self.held_out) < 1:
             raise UserError(f"{self.name}: --train-examples and --held-out must be at least 1")
 
     def load(self, folder=None, report=print) -> dict[str, Split]:
@@ -46,7 +46,7 @@ class _Expressions(Task):
     def _generated(self, report: Callable[[str], None]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Expressions [N, longest] and values [N] of each split: made once for each setting, then read."""
         law = self.law
-        name = "-".join(map(str, (law.shortest, law.longest, law.depth, law.arguments, self.train, self.held_out, self.data_seed)))
+        name = "-".join(map(str, (law.shortest, law.longest, law.depth, law.arguments, self.train_examples, self.held_out, self.data_seed)))
         file = cache_folder() / "listops" / f"v{VERSION}-{name}.npz"
         try:
             with np.load(file) as kept:
@@ -61,7 +61,7 @@ class _Expressions(Task):
         return {split: (symbols[cut], values[cut]) for split, cut in cuts.items()}
 
     def _make(self, law: Law, file: Path, report: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
-        wanted, told = self.train + 2 * self.held_out, 0
+        wanted, told = self.train_examples + 2 * self.held_out, 0
 
         def tell(count: int) -> None:
             nonlocal told
@@ -142,7 +142,7 @@ class ListOps(_Expressions):
     """Greatest depth: one more than operators nest."""
     arguments: int = 10
     """Arguments of an operator, at most."""
-    train: int = 96_000
+    train_examples: int = 96_000
     """Training expressions to draw."""
     held_out: int = 2_000
     """Expressions of validation, and of test."""
@@ -190,12 +190,12 @@ class ListOpsOriginal(_Expressions):
     name: ClassVar[str] = "listops-original"
     presets: ClassVar[Mapping[str, Preset]] = {
         "laptop": Preset(body="gpt2-mini", batch=4, steps=500, lr=2e-3, eval_every=250, eval_examples=500),
-        "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000, sizes={"train": 96_000}),
+        "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000, sizes={"train_examples": 96_000}),
     }
     tokens: ClassVar[int] = 512
     vocabulary: ClassVar[int] = 15
 
-    train: int = 20_000
+    train_examples: int = 20_000
     """Training expressions to draw; the published files have 96,000."""
     held_out: int = 2_000
     """Expressions of validation, and of test."""

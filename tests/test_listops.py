@@ -126,7 +126,7 @@ def test_a_law_with_too_few_expressions_is_refused():
 
 @pytest.fixture(scope="module")
 def small():
-    return ListOps(shortest=4, longest=40, train=3_000, held_out=400)
+    return ListOps(shortest=4, longest=40, train_examples=3_000, held_out=400)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_the_cache_is_read_and_a_damaged_one_is_made_again(small, data, cache):
 
 
 def test_the_caches_name_holds_the_settings(small, cache):
-    other = ListOps(shortest=4, longest=40, train=500, held_out=400, data_seed=1)
+    other = ListOps(shortest=4, longest=40, train_examples=500, held_out=400, data_seed=1)
     assert len(other.load(None, lambda line: None)["train"].inputs) == 500
     assert len(list((cache / "listops").glob("*-4-40-*.npz"))) == 2
 

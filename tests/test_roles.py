@@ -60,9 +60,15 @@ def test_a_set_that_cannot_be_read_says_why(text, said):
         roles.parse(text)
 
 
-def test_a_range_beyond_the_layers_is_an_error():
-    with pytest.raises(UserError, match="attention@6-9"):
-        roles.split(shapes("gpt2-mini"), roles.parse("attention@6-9"))
+@pytest.mark.parametrize("text", ["attention@6-9", "attention@4-6", "output+norm@6"])
+def test_a_range_beyond_the_layers_is_an_error(text):
+    with pytest.raises(UserError, match="beyond the body's layers, 0 to 5"):
+        roles.split(shapes("gpt2-mini"), roles.parse(text))
+
+
+def test_a_role_outside_the_layers_has_no_range():
+    with pytest.raises(UserError, match="no position parameter lies in a layer"):
+        roles.split(shapes("gpt2-mini"), roles.parse("position@0-2"))
 
 
 # Papers.md 1.9, for gpt2: width or vocabulary, outputs, tokens -> no positions, with the used rows, with all rows.

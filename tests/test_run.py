@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 
@@ -106,8 +107,6 @@ def test_the_same_again_is_the_same(undisturbed, tmp_path):
         _same(folder, tmp_path / folder.name)
 
 
-
-
 def test_an_interrupted_run_goes_on_where_it_was(undisturbed, tmp_path, monkeypatch):
     out, configs, _ = undisturbed
     evaluated = fpt.run._Stack._evaluate
@@ -158,6 +157,7 @@ def test_killed_between_the_states_of_a_stack(undisturbed, tmp_path, monkeypatch
     """Two runs have the state of step 40, two only that of step 20: all go on from 20."""
     out, configs, _ = undisturbed
     monkeypatch.setattr(fpt.run, "SECONDS_PER_STATE", 0)
+    monkeypatch.setattr(fpt.run, "STATE_SHARE", math.inf)
     write, count = Folder.write_state, 0
 
     def write_some(folder, step, *arguments):

@@ -1,0 +1,192 @@
+"""The commands as a user meets them: help, mistakes, and what each prints and writes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = ["train", "evaluate", "data", "benchmark"]
+
+
+def test_help_needs_no_jax():
+    code = """
+import contextlib, importlib, io, sys
+for name in %r:
+    for more in ([], ["bit-xor"], ["mnist"], ["listops"]) if name in ("train", "data") else ([],):
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+            importlib.import_module("scripts." + name).main([*more, "--help"])
+        assert len(said.getvalue()) > 300, said.getvalue()
+        heavy = {"jax", "flax", "transformers", "torch", "tensorflow_datasets", "scipy"} & set(sys.modules)
+        assert not heavy, (name, heavy)
+"""
+    subprocess.run([sys.executable, "-c", code % COMMANDS], cwd=ROOT, check=True)
+
+
+MISTAKES = [
+    (("train", "bit-xro"), "unknown task 'bit-xro'; did you mean 'bit-xor'?"),
+    (("train", "bit-xor", "--bacth", "4"), "did you mean '--batch'?"),
+    (("train", "bit-xor", "--bit", "4"), "did you mean '--bits'?"),
+    (("train", "bit-xor", "--batch", "many"), "many"),
+    (("train", "bit-xor", "--batch", "0"), "--batch must be at least 1"),
+    (("train", "bit-xor", "--batch"), "--batch"),
+    (("train", "bit-xor", "--body", "gpt2-mimi"), "unknown body 'gpt2-mimi'; did you mean 'gpt2-mini'?"),
+    (("train", "bit-xor", "--body", "no/such/folder"), "no/such/folder"),
+    (("train", "bit-xor", "--dtype", "bfloat61"), "did you mean 'bfloat16'?"),
+    (("train", "bit-xor", "--init", "depth-scale"), "did you mean 'depth-scaled'?"),
+    (("train", "bit-xor", "--preset", "papre"), "did you mean 'paper'?"),
+    (("train", "bit-xor", "--train", "input+outptu"), "did you mean 'output'?"),
+    (("train", "bit-xor", "--train", "none"), "trains nothing"),
+    (("train", "bit-xor", "--train", "attention@4-9"), "layers"),
+    (("train", "bit-xor", "--load", "body"), "no weights for 'gpt2-mini'"),
+    (("train", "bit-xor", "--lr", "-1"), "--lr must be a positive number"),
+    (("train", "bit-xor", "--lr", "nan"), "--lr must be a positive number"),
+    (("train", "bit-xor", "--seed", "-1"), "--seed must be between"),
+    (("train", "bit-xor", "--dropout", "1"), "--dropout must be at least 0 and below 1"),
+    (("train", "bit-xor", "--steps", "0"), "--steps must be at least 1"),
+    (("train", "bit-xor", "--bits", "2000"), "4000 tokens, but gpt2-mini only 1024 positions"),
+    (("train", "bit-memory", "--patch", "7"), "--patch 7 does not divide --bits 1000"),
+    (("train", "--task-file", "nothing.py"), "no task file at nothing.py"),
+    (("train", "mnist", "--data-dir", "/nowhere"), "/nowhere"),
+    (("data", "cifar10", "--data-dir", "/nowhere"), "/nowhere"),
+    (("data", "bit-xor", "--split", "train"), "no split 'train'"),
+    (("data", "bit-xor", "--example", "5000"), "--example must be between 0 and 1023"),
+    (("data", "listops", "--source", "lar"), "did you mean 'lra'?"),
+    (("evaluate", "no-such-run"), "no folder no-such-run"),
+    (("evaluate", "tests"), "no config.json in tests"),
+    (("evaluate",), "run"),
+    (("benchmark", "--against", "pytorch"), "did you mean 'torch'?"),
+    (("benchmark", "--tasks", "bit-xro"), "did you mean 'bit-xor'?"),
+    (("benchmark", "--body", "gpt"), "did you mean 'gpt2'?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_exit_code_2(command, monkeypatch, tmp_path, arguments, said):
+    monkeypatch.chdir(ROOT)
+    more = ("--out", tmp_path / "runs") if arguments[0] == "train" else ()
+    code, out, err = command(*arguments, *more) if said != "--batch" else command(*arguments)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and said in err, err
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_without_a_task_the_table_is_printed(command):
+    code, out, _ = command("train")
+    assert code == 2 and "usage:" in out and "| bit-xor" in out
+    assert command("train", "--help")[0] == 0
+
+
+def test_the_readmes_table_is_the_commands():
+    from scripts.command import table
+
+    assert table() in (ROOT / "README.md").read_text(), "README.md: replace its table by what scripts.command.table() gives"
+
+
+def test_the_readmes_tree_names_every_file():
+    text = (ROOT / "README.md").read_text()
+    files = [path.relative_to(ROOT).as_posix() for folder in ("fpt", "tasks", "scripts") for path in (ROOT / folder).glob("*.py")]
+    missing = [name for name in files if name not in text and not name.endswith("__init__.py")]
+    assert not missing
+    assert all((ROOT / name).exists() for name in re.findall(r"(?:fpt|tasks|scripts|tests|results)/[\w./]+\w", text))
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_folder, tmp_path_factory):
+    """Two runs as the command trains them."""
+    import os
+
+    from scripts.train import main
+
+    out = tmp_path_factory.mktemp("runs")
+    main(["bit-xor", "--bits", "3", "--body", str(tiny_folder), "--steps", "30", "--batch", "8", "--eval-every", "15",
+          "--seed", "0", "1", "--out", str(out)])
+    assert os.listdir(out)
+    return out
+
+
+def test_seeds_and_rates_make_runs(runs):
+    assert len(list(runs.glob("bit-xor-tiny-fpt-lr0.002-seed[01]-*/result.json"))) == 2
+
+
+def test_a_run_states_its_body_its_counts_and_its_floor(command, tiny_folder, tmp_path):
+    code, out, err = command("train", "bit-xor", "--body", tiny_folder, "--steps", 4, "--eval-every", 4, "--out", tmp_path)
+    assert code == 0 and not err
+    assert f"body {tiny_folder} (loads body from {tiny_folder}), trains fpt" in out
+    assert re.search(r"trains [\d,]+ of [\d,]+ parameters \([\d.]+%\)", out)
+    assert re.search(r"test accuracy [\d.]+ on 1,024 examples; best floor 0.5000 \(majority\)", out)
+    again = command("train", "bit-xor", "--body", tiny_folder, "--steps", 4, "--eval-every", 4, "--out", tmp_path)
+    assert again[0] == 0 and "is finished; delete it to train again" in again[1]
+
+
+def test_evaluate_repeats_the_result_and_writes_predictions(runs, command, tmp_path):
+    run = min(runs.iterdir())
+    code, out, _ = command("evaluate", run, "--predictions", tmp_path / "made" / "predictions.jsonl")
+    said, result = json.loads(out), json.loads((run / "result.json").read_text())
+    assert code == 0 and said["accuracy"] == result["test"]["accuracy"] and said["floors"] == result["floors"]
+    lines = [json.loads(line) for line in (tmp_path / "made" / "predictions.jsonl").read_text().splitlines()]
+    right = np.mean([np.equal(line["prediction"], line["target"]).mean() for line in lines])
+    assert len(lines) == said["n"] == 64 and right == pytest.approx(said["accuracy"])
+
+
+def test_evaluate_on_another_split(runs, command):
+    run = min(runs.iterdir())
+    said = json.loads(command("evaluate", run, "--split", "validation")[1])
+    assert said["accuracy"] == json.loads((run / "result.json").read_text())["validation"]["accuracy"]
+    assert json.loads(command("evaluate", run, "--examples", 7)[1])["n"] == 7
+    code, _, err = command("evaluate", run, "--split", "train")
+    assert code == 2 and "it has validation, test" in err
+
+
+def test_an_export_is_a_checkpoint_for_us_and_for_transformers(runs, command, tmp_path):
+    from transformers import GPT2Config
+
+    from fpt import load_body, load_run
+
+    run = min(runs.iterdir())
+    assert command("evaluate", run, "--export", tmp_path / "whole")[0] == 0
+    loaded, body = load_run(run), load_body(tmp_path / "whole")
+    for name, value in body.parameters.items():
+        assert np.array_equal(value, loaded.parameters[name]), name
+    assert GPT2Config.from_pretrained(tmp_path / "whole").n_layer == 2
+    embeds = np.random.default_rng(0).normal(size=(2, 5, 32)).astype(np.float32)
+    hidden, maps = body(embeds, maps=True)
+    assert hidden.shape == (2, 5, 32) and maps.shape == (2, 2, 4, 5, 5)
+
+
+def test_data_shows_splits_floors_and_an_example(command):
+    code, out, _ = command("data", "bit-memory", "--bits", 100, "--example", 3)
+    assert code == 0
+    assert "bit-memory: 12 tokens, 50 numbers each; 100 answers of 2 classes, read from 2 tokens" in out
+    assert "drawn from the key" in out and "test          2,000 examples" in out
+    assert re.search(r"0\.8\d+  copy visible, vote on hidden", out) and "string 1, bits 0-49" in out
+
+
+def test_the_task_of_the_page_trains(command, tiny_folder, tmp_path):
+    page = (ROOT / "tasks" / "own_task.md").read_text()
+    file = tmp_path / "recall.py"
+    file.write_text(re.search(r"```python\n(.*?)```", page, re.S)[1])
+    code, out, _ = command("data", "--task-file", file, "--pairs", 4)
+    assert code == 0 and "recall: 9 tokens, symbols of 30" in out
+    arguments = ("--task-file", file, "--pairs", 4, "--body", tiny_folder, "--steps", 6, "--eval-every", 3, "--out", tmp_path / "runs")
+    code, out, err = command("train", *arguments)
+    assert code == 0 and "best floor" in out, err
+    run = next((tmp_path / "runs").iterdir())
+    assert json.loads(command("evaluate", run)[1])["n"] == 2_000
+    file.write_text(file.read_text().replace("2_000", "2_001"))
+    assert command("train", *arguments)[0] == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 2  # another file is another task
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("x = 1", "must define one subclass"), ("class A(:", "line 1"), ("import nothing_of_that_name", "nothing_of_that_name"),
+])
+def test_a_task_file_that_defines_no_task_is_refused(command, tmp_path, text, said):
+    (tmp_path / "own.py").write_text(text)
+    code, _, err = command("train", "--task-file", tmp_path / "own.py")
+    assert code == 2 and said in err and err.count("\n") == 1
