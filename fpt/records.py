@@ -51,6 +51,19 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}); delete the folder and train again") from None
 
 
+def summary(folder: Path) -> dict[str, Any]:
+    """A finished run as one object: its name, configuration, curve (a line for each evaluation) and result.
+
+    Raises UserError where the run is not finished, or a file is damaged.
+    """
+    try:
+        curve = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    except (ValueError, OSError) as error:
+        raise UserError(f"{folder / METRICS} cannot be read ({error}); delete the folder and train again") from None
+    return {"run": folder.resolve().name, "config": read_json(folder / CONFIG), "curve": curve,
+            "result": read_json(folder / RESULT)}
+
+
 class Folder:
     """One run's folder, held by one process at a time."""
 

@@ -81,7 +81,10 @@ def parse(text: str) -> RoleSet:
 
 
 def split(parameters: dict, chosen: RoleSet) -> tuple[dict, dict]:
-    """Parameters by name -> those in the set, and the others.  Raises UserError for a range of layers that the body does not have."""
+    """Parameters by name -> those in the set, and the others.
+
+    Raises UserError for a range of layers that the body does not have.
+    """
     layers = 1 + max((layer for layer in map(layer_of, parameters) if layer is not None), default=-1)
     for role, first, last in chosen.terms:
         if first is not None and last >= layers:

@@ -125,9 +125,7 @@ class _Stack:
 
     def compile(self) -> int:
         """Compiles the training loop; returns the bytes that it needs on the device."""
-        lowered = self.trainer.advance.lower(
-            self.frozen, self.common.train_split, self.condition, self.state, np.int32(0), np.int32(1))
-        self.advance = lowered.compile()
+        self.advance = self.trainer.compile(self.frozen, self.common.train_split, self.condition, self.state)
         used = self.advance.memory_analysis()
         return 0 if used is None else used.argument_size_in_bytes + used.temp_size_in_bytes
 
@@ -200,7 +198,7 @@ class _Stack:
                   common.task.floors(common.data | {"test": common.test}, "test").items()}
         frozen = [self._frozen(number) for number in range(len(self.folders))]
         results = []
-        for number, (folder, history) in enumerate(zip(self.folders, self.history)):
+        for number, history in enumerate(self.history):
             best = max(history, key=lambda line: line["validation"]["accuracy"])  # the earliest of equals
             results.append({
                 "status": "finished" if diverged[number] == NEVER else "diverged",

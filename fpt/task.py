@@ -38,7 +38,6 @@ class Preset:
     eval_every: int  # steps between evaluations on validation
     eval_examples: int | None = None  # None: 2,000 of validation, and all of test
     sizes: Mapping[str, Any] | None = None  # fields of the task that differ from their defaults
-    expect: str = ""  # what to expect of it, as measured
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from rich.progress import track
 
 import tasks
 from fpt.bodies import GEOMETRIES, Geometry
@@ -53,10 +56,12 @@ class Side:
     """A process that trains on demand and answers with seconds a step."""
 
     def __init__(self, module: str, task: str, batch: int, body: str, dtype: str, stack: int = 1):
+        begun = time.time()
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, task, str(batch), body, dtype, str(stack)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ready = self._answer()
+        self.first_step_seconds = self.ready["first_step_at"] - begun  # imports, weights and compilation included
 
     def _answer(self) -> dict[str, float]:
         line = self.process.stdout.readline()
@@ -79,7 +84,7 @@ class Side:
 
 
 def model_flops(task: Task, geometry: Geometry, batch: int) -> float:
-    """Arithmetic of one fpt step: each frozen product forward and by its input, and what the read tokens need of the last block."""
+    """Arithmetic of one fpt step: each frozen product forward and by its input; of the last block, what read tokens need."""
     width, tokens, read = geometry.width, task.tokens, task.queries
     attention = 4 * tokens * width  # per query: scores and mixture over all tokens
     block = tokens * (2 * (4 * width**2 + 2 * width * geometry.inner) + attention)
@@ -96,13 +101,14 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
     elif options.against == "alone":
         sides += [Side("scripts.benchmark_step", name, batch, options.body, dtype)]
     steps = [max(1, round(options.seconds / side.turn(2))) for side in sides]
-    turns = [[side.turn(count) for side, count in zip(sides, steps)] for _ in range(options.turns)]
+    turns = [[side.turn(count) for side, count in zip(sides, steps)]
+             for _ in track(range(options.turns), f"{name} {dtype}", transient=True)]
     peaks = [side.close() for side in sides]
     ours = median(turn[0] for turn in turns)
     flops = options.stack * model_flops(tasks.find(name)(), GEOMETRIES[options.body], batch)
     row = {"task": name, "dtype": dtype, "body": options.body, "batch": batch, "stack": options.stack,
            "milliseconds": 1e3 * ours, "peak_bytes": peaks[0], "matmul_gflops": sides[0].ready["matmul"] / 1e9,
-           "fraction_of_peak": flops / ours / sides[0].ready["matmul"], "first_step_seconds": sides[0].ready["first"]}
+           "fraction_of_peak": flops / ours / sides[0].ready["matmul"], "first_step_seconds": sides[0].first_step_seconds}
     if options.against == "torch":
         row |= {"torch_milliseconds": 1e3 * median(turn[1] for turn in turns), "torch_peak_bytes": peaks[1],
                 "speedup": median(turn[1] / turn[0] for turn in turns),
@@ -129,12 +135,15 @@ def main(arguments: list[str]) -> None:
     for name in options.tasks:
         for dtype in options.dtype:
             rows.append(row := compare(options, name, dtype))
-            text = f"{name:<11} {dtype:<9} {row['milliseconds']:8.1f} ms  {row['fraction_of_peak']:5.1%} of peak  {row['peak_bytes'] / 2**30:5.2f} GiB"
+            text = (f"{name:<10}  {dtype:<8}  {row['milliseconds']:7.1f} ms  {row['fraction_of_peak']:4.0%} of peak  "
+                    f"{row['peak_bytes'] / 2**30:5.2f} GiB  first step {row['first_step_seconds']:.1f} s")
             if options.against == "torch":
-                text += (f"   torch {row['torch_milliseconds']:8.1f} ms  {row['torch_peak_bytes'] / 2**30:5.2f} GiB"
-                         f"   {row['speedup']:.2f}x, {row['speedup_over_float32']:.2f}x over float32")
+                text += (f"\n{'':<10}  torch     {row['torch_milliseconds']:7.1f} ms  {'':<12}  "
+                         f"{row['torch_peak_bytes'] / 2**30:5.2f} GiB  {row['speedup']:.2f}x, "
+                         f"{row['speedup_over_float32']:.2f}x over float32")
             elif options.against == "alone":
-                text += f"   alone {row['alone_milliseconds']:8.1f} ms   {row['speedup']:.2f}x the steps/s"
+                text += (f"\n{'':<10}  alone     {row['alone_milliseconds']:7.1f} ms  {'':<12}  {'':<9}  "
+                         f"{row['speedup']:.2f}x the steps/s")
             print(text, flush=True)
             if options.json:
                 write_whole(options.json, (json.dumps({"rows": rows}, indent=2) + "\n").encode())

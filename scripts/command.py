@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import tyro
 
 import tasks
 from fpt.errors import UserError, nearest
 from fpt.task import Preset, Task
+
+RECORDS = Path(__file__).parent.parent / "results" / "records"
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -73,7 +77,9 @@ def chosen_task(arguments: list[str], usage: str) -> tuple[type[Task], Path | No
         return tasks.from_file(Path(file)), Path(file), arguments
     if arguments and not arguments[0].startswith("-"):
         return tasks.find(arguments[0]), None, arguments[1:]
-    print(f"usage: {usage}\n\n{table()}\n\n`{usage.split(' TASK')[0]} TASK --help` lists the options of a task.")
+    print(f"usage: {usage}\n\n{table()}\n\n"
+          "test: accuracy to expect; floor: the best trivial predictor's; min: minutes on two cores\n\n"
+          f"`{usage.split(' TASK')[0]} TASK --help` lists the options of a task.")
     sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
 
 
@@ -86,14 +92,42 @@ def preset_of(task: type[Task], arguments: Sequence[str]) -> tuple[str, Preset, 
     return name, preset, replace(task(), **preset.sizes or {})
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a task's laptop preset came to, by the records of the study `defaults`: means over their seeds."""
+
+    accuracy: float  # on test
+    floor: float  # the best trivial predictor's, on the same examples
+    minutes: float
+
+
+def expected(task: type[Task]) -> Expected | None:
+    """None where no run of exactly these settings is on record."""
+    preset = task.presets["laptop"]
+    settings = {"body": preset.body, "batch": preset.batch, "steps": preset.steps, "lr": preset.lr, "train": "fpt",
+                "eval_every": preset.eval_every, "eval_examples": preset.eval_examples, "dtype": "float32",
+                "task": task.name, "sizes": replace(task(), **preset.sizes or {}).settings()}
+    try:
+        lines = [json.loads(line) for line in (RECORDS / "defaults.jsonl").read_text().splitlines()]
+    except FileNotFoundError:
+        return None
+    found = [line["result"] for line in lines if settings.items() <= line["config"].items()]
+    if not found:
+        return None
+    floors = [value for name, value in found[0]["floors"].items() if "/" not in name]
+    return Expected(fmean(result["test"]["accuracy"] for result in found), max(floors),
+                    fmean(result["seconds"] / result["runs_in_stack"] for result in found) / 60)
+
+
 def table() -> str:
     """The tasks with the settings that they are trained under unless options say otherwise, as a markdown table."""
-    rows = [("task", "tokens", "body", "batch", "steps", "rate", "test accuracy to expect on two cores")]
+    rows = [("task", "tokens", "body", "batch", "steps", "rate", "eval", "test", "floor", "min")]
     for name in tasks.TASKS:
         task = tasks.find(name)
-        preset = task.presets["laptop"]
-        shape = replace(task(), **preset.sizes or {})
-        rows.append((name, str(shape.tokens), preset.body, str(preset.batch), f"{preset.steps:,}", f"{preset.lr:g}", preset.expect))
+        preset, known = task.presets["laptop"], expected(task)
+        figures = (f"{known.accuracy:.3f}", f"{known.floor:.3f}", f"{known.minutes:.1f}") if known else ("-", "-", "-")
+        rows.append((name, str(replace(task(), **preset.sizes or {}).tokens), preset.body, str(preset.batch),
+                     str(preset.steps), f"{preset.lr:g}", str(preset.eval_every), *figures))
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    lines = ["|".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([lines[0], "|".join("-" * width for width in widths), *lines[1:]])

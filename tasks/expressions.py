@@ -94,10 +94,7 @@ def write_parenthesised(symbols: list[int]) -> str:
         if symbol >= FIRST and symbol != CLOSE:
             stack.append([word])
             continue
-        if symbol == CLOSE:
-            text = f"( {stack.pop()[0]} ] )"
-        else:
-            text = word
+        text = f"( {stack.pop()[0]} ] )" if symbol == CLOSE else word
         top = stack[-1]
         if len(stack) == 1:
             top.append(text)

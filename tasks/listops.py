@@ -46,7 +46,8 @@ class _Expressions(Task):
     def _generated(self, report: Callable[[str], None]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Expressions [N, longest] and values [N] of each split: made once for each setting, then read."""
         law = self.law
-        name = "-".join(map(str, (law.shortest, law.longest, law.depth, law.arguments, self.train_examples, self.held_out, self.data_seed)))
+        settings = (law.shortest, law.longest, law.depth, law.arguments, self.train_examples, self.held_out, self.data_seed)
+        name = "-".join(map(str, settings))
         file = cache_folder() / "listops" / f"v{VERSION}-{name}.npz"
         try:
             with np.load(file) as kept:

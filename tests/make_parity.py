@@ -85,7 +85,8 @@ def stepped(geometry: Geometry, body: dict[str, np.ndarray], layers: dict[str, n
     tokens, targets = batch()
     logits = last(model(inputs_embeds=first(torch.from_numpy(tokens))).last_hidden_state[:, -1])
     torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets[:, 0]).long()).backward()
-    turned = lambda name, tensor: tensor.detach().numpy().T if name in ("input/kernel", "output/kernel") else tensor.detach().numpy()
+    host = lambda tensor: tensor.detach().numpy()
+    turned = lambda name, tensor: host(tensor).T if name in ("input/kernel", "output/kernel") else host(tensor)
     found = {f"gradient/{name}": turned(name, parameter.grad).copy() for name, parameter in trained.items()}
     torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
     optimizer.step()

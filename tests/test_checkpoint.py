@@ -81,7 +81,8 @@ def test_a_language_models_extras_are_ignored(folder):
 def test_missing_and_unknown_keys_are_named(folder):
     edit(folder, lambda tensors: tensors.pop("h.1.ln_2.bias"))
     refused(folder, "h.1.ln_2.bias")
-    edit(folder, lambda tensors: tensors.update({"h.1.ln_2.bias": np.zeros(32, np.float32), "h.2.ln_1.bias": np.zeros(3, np.float32)}))
+    more = {"h.1.ln_2.bias": np.zeros(32, np.float32), "h.2.ln_1.bias": np.zeros(3, np.float32)}
+    edit(folder, lambda tensors: tensors.update(more))
     refused(folder, "h.2.ln_1.bias")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["train", "evaluate", "data", "benchmark"]
+COMMANDS = ["train", "evaluate", "data", "collect", "benchmark"]
 
 
 def test_help_needs_no_jax():
@@ -60,6 +60,10 @@ MISTAKES = [
     (("evaluate", "no-such-run"), "no folder no-such-run"),
     (("evaluate", "tests"), "no config.json in tests"),
     (("evaluate",), "run"),
+    (("collect", "no-such-folder", "--study", "s"), "no folder no-such-folder"),
+    (("collect", "tests", "--study", "s"), "no finished run in tests"),
+    (("collect", "tests", "--study", "../s"), "--study takes small letters"),
+    (("collect", "tests"), "--study"),
     (("benchmark", "--against", "pytorch"), "did you mean 'torch'?"),
     (("benchmark", "--tasks", "bit-xro"), "did you mean 'bit-xor'?"),
     (("benchmark", "--body", "gpt"), "did you mean 'gpt2'?"),
@@ -70,7 +74,7 @@ MISTAKES = [
 def test_a_mistake_is_one_line_and_exit_code_2(command, monkeypatch, tmp_path, arguments, said):
     monkeypatch.chdir(ROOT)
     more = ("--out", tmp_path / "runs") if arguments[0] == "train" else ()
-    code, out, err = command(*arguments, *more) if said != "--batch" else command(*arguments)
+    code, _, err = command(*arguments, *more) if said != "--batch" else command(*arguments)
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 1 and said in err, err
     assert not list(tmp_path.rglob("config.json"))
@@ -89,11 +93,14 @@ def test_the_readmes_table_is_the_commands():
 
 
 def test_the_readmes_tree_names_every_file():
-    text = (ROOT / "README.md").read_text()
-    files = [path.relative_to(ROOT).as_posix() for folder in ("fpt", "tasks", "scripts") for path in (ROOT / folder).glob("*.py")]
-    missing = [name for name in files if name not in text and not name.endswith("__init__.py")]
-    assert not missing
-    assert all((ROOT / name).exists() for name in re.findall(r"(?:fpt|tasks|scripts|tests|results)/[\w./]+\w", text))
+    tree = re.search(r"## What is where\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    named, folder = set(), ""
+    for line in tree.splitlines():
+        if not line.startswith(" "):
+            folder = line.split()[0]
+        named |= {folder + name for name in re.findall(r"\w+\.py", line)}
+    files = {path.relative_to(ROOT).as_posix() for top in ("fpt", "tasks", "scripts") for path in (ROOT / top).glob("*.py")}
+    assert named == {name for name in files if not name.endswith("__init__.py")}
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +129,46 @@ def test_a_run_states_its_body_its_counts_and_its_floor(command, tiny_folder, tm
     assert re.search(r"test accuracy [\d.]+ on 1,024 examples; best floor 0.5000 \(majority\)", out)
     again = command("train", "bit-xor", "--body", tiny_folder, "--steps", 4, "--eval-every", 4, "--out", tmp_path)
     assert again[0] == 0 and "is finished; delete it to train again" in again[1]
+
+
+def test_collected_records_are_whole_sorted_and_the_same_again(runs, command, tmp_path):
+    asked = ("collect", runs, "--study", "two", "--records", tmp_path)
+    assert command(*asked)[0] == 0
+    text = (tmp_path / "two.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["config"]["seed"] for line in lines] == [0, 1]
+    assert [set(line) for line in lines] == 2 * [{"run", "config", "curve", "result"}]
+    for line in lines:
+        assert line["result"] == json.loads((runs / line["run"] / "result.json").read_text())
+        assert [point["step"] for point in line["curve"]] == [0, 15, 30]
+    assert command("collect", *sorted(runs.iterdir(), reverse=True), *asked[2:])[0] == 0
+    assert (tmp_path / "two.jsonl").read_text() == text
+
+
+def test_what_is_not_finished_is_not_collected(runs, command, tmp_path):
+    import shutil
+
+    shutil.copytree(runs, tmp_path / "runs")
+    left = max((tmp_path / "runs").iterdir())
+    (left / "result.json").unlink()
+    code, out, _ = command("collect", tmp_path / "runs", "--study", "one", "--records", tmp_path)
+    assert code == 0 and f"{left} is not finished, and left out" in out and "one.jsonl: 1 run" in out
+
+
+def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
+    from scripts import command
+    from tasks.bits import BitXor
+
+    monkeypatch.setattr(command, "RECORDS", tmp_path)
+    assert command.expected(BitXor) is None
+    preset = BitXor.presets["laptop"]
+    config = {"task": "bit-xor", "sizes": BitXor().settings(), "body": preset.body, "batch": preset.batch, "steps": preset.steps,
+              "lr": preset.lr, "train": "fpt", "eval_every": preset.eval_every, "eval_examples": None, "dtype": "float32"}
+    result = {"floors": {"majority": 0.5, "part/other": 0.9}, "seconds": 120, "runs_in_stack": 2}
+    lines = [{"config": config, "result": result | {"test": {"accuracy": accuracy}}} for accuracy in (0.75, 1.0)]
+    lines.append({"config": config | {"steps": 1}, "result": result | {"test": {"accuracy": 0.1}}})
+    (tmp_path / "defaults.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert command.expected(BitXor) == command.Expected(0.875, 0.5, 1.0)
 
 
 def test_evaluate_repeats_the_result_and_writes_predictions(runs, command, tmp_path):
@@ -173,7 +220,8 @@ def test_the_task_of_the_page_trains(command, tiny_folder, tmp_path):
     file.write_text(re.search(r"```python\n(.*?)```", page, re.S)[1])
     code, out, _ = command("data", "--task-file", file, "--pairs", 4)
     assert code == 0 and "recall: 9 tokens, symbols of 30" in out
-    arguments = ("--task-file", file, "--pairs", 4, "--body", tiny_folder, "--steps", 6, "--eval-every", 3, "--out", tmp_path / "runs")
+    arguments = ("--task-file", file, "--pairs", 4, "--body", tiny_folder, "--steps", 6, "--eval-every", 3,
+                 "--out", tmp_path / "runs")
     code, out, err = command("train", *arguments)
     assert code == 0 and "best floor" in out, err
     run = next((tmp_path / "runs").iterdir())

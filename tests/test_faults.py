@@ -35,25 +35,29 @@ def _metrics(folder):
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (folder / "metrics.jsonl").open()]
 
 
+def _newest(out):
+    """The newest step of which a state lies on the disk, -1 for none."""
+    return max((int(path.stem.removeprefix("state-")) for path in out.rglob("state-*.safetensors")), default=-1)
+
+
 @pytest.mark.slow
 def test_killed_five_times_it_ends_as_if_never_killed(tiny_folder, tmp_path):
-    """Also under another hash seed each time.  Two runs in a stack, killed at random moments of their training."""
-    arguments = _arguments(tiny_folder, tmp_path / "killed", "--steps", 24_000, "--seed", 0, 1)
-    moments, states = random.Random(0), 0
+    """Two runs in a stack, under another hash seed each time: killed once anywhere, then at random after a new state."""
+    more = ("--steps", 24_000, "--seed", 0, 1)
+    undisturbed = _start(*_arguments(tiny_folder, tmp_path / "once", *more))
+    arguments, moments = _arguments(tiny_folder, tmp_path / "killed", *more), random.Random(0)
     for attempt in range(5):
+        before = _newest(tmp_path / "killed")
         process = _start(*arguments, hash_seed=str(attempt))
-        for line in process.stdout:
-            if "trains" in line:
-                break
-        time.sleep(moments.uniform(2, 8))
+        while attempt and _newest(tmp_path / "killed") <= before:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 2))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        states = max(states, len(list((tmp_path / "killed").rglob("state-*.safetensors"))))
-    assert states >= 2, "no kill met a state on the disk: the moments are too early"
     last = _start(*arguments, hash_seed="77")
     said, _ = last.communicate()
     assert last.returncode == 0 and "going on at step" in said
-    undisturbed = _start(*_arguments(tiny_folder, tmp_path / "once", "--steps", 24_000, "--seed", 0, 1))
     undisturbed.communicate()
     folders = sorted((tmp_path / "once").iterdir())
     assert len(folders) == 2

@@ -112,7 +112,8 @@ def _digest_of_draw(cores: int, hash_seed: str) -> str:
             "if __name__ == '__main__':\n"
             "    print(hashlib.sha256(repr(draw_distinct(Law(4, 40, 6, 5), 3, 1200, lambda n: None)).encode()).hexdigest())")
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-    return subprocess.run([sys.executable, "-c", code % cores], env=environment, check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, "-c", code % cores]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
 
 def test_neither_cores_nor_hash_seed_change_what_is_drawn():
@@ -165,8 +166,8 @@ def test_the_caches_name_holds_the_settings(small, cache):
 def test_the_last_real_token_is_read(small, data):
     """What stands behind an expression, and how far it is filled up, changes nothing of its answer."""
     from fpt.bodies import Geometry
-    from fpt.model import apply, build
     from fpt.config import Config
+    from fpt.model import apply, build
     from fpt.parameters import Source
 
     geometry = Geometry(layers=2, width=32, heads=4, positions=64, vocabulary=11)

@@ -92,7 +92,9 @@ def test_counts_are_those_of_the_released_code(name):
     assert found["percent"] == pytest.approx(100 * enabled / found["total"])
 
 
-@pytest.mark.parametrize("body, count", [("gpt2", 106_752), ("gpt2-medium", 191_488), ("gpt2-large", 300_800), ("gpt2-xl", 452_800)])
+@pytest.mark.parametrize("body, count", [
+    ("gpt2", 106_752), ("gpt2-medium", 191_488), ("gpt2-large", 300_800), ("gpt2-xl", 452_800),
+])
 def test_the_papers_own_counting(body, count):
     assert counts.count(shapes(body, 64, width=16, classes=10), roles.parse("fpt"), GEOMETRIES[body], 64)["paper"] == count
 

@@ -75,7 +75,7 @@ def test_folders_are_named_by_what_they_are(undisturbed, tiny_folder):
 
 
 def test_the_best_on_validation_is_kept_and_tested(undisturbed):
-    out, _, results = undisturbed
+    out, *_ = undisturbed
     for folder in out.iterdir():
         loaded, lines = load_run(folder), _lines(folder)
         accuracies = [line["validation"]["accuracy"] for line in lines]

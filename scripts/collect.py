@@ -1,0 +1,54 @@
+"""Gathers finished runs into the records of a study: `python -m scripts.collect runs --study defaults`."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fpt.errors import UserError
+from fpt.files import write_whole
+from scripts.command import RECORDS, parsed, run
+
+
+@dataclass(frozen=True)
+class Options:
+    """Writes results/records/STUDY.jsonl: a line for each finished run, with configuration, curve and result."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(name="runs")]
+    """Folders of runs, or folders that hold some, as --out of the training command names them."""
+    study: str
+    """Name of the study: letters, digits and dashes."""
+    records: Path = RECORDS
+    """Folder of the records."""
+
+
+def main(arguments: list[str]) -> None:
+    options = parsed(Options, arguments, "python -m scripts.collect")
+    if not re.fullmatch(r"[a-z0-9-]+", options.study):
+        raise UserError(f"--study takes small letters, digits and dashes, not {options.study!r}")
+    found: dict[str, Path] = {}
+    for folder in options.folders:
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}; name the folder of a run, or one that holds runs")
+        for config in sorted([*folder.glob("config.json"), *folder.glob("*/config.json")]):
+            if not (config.parent / "result.json").is_file():
+                print(f"{config.parent} is not finished, and left out")
+            elif found.setdefault(config.parent.resolve().name, config.parent) != config.parent:
+                raise UserError(f"{config.parent} and {found[config.parent.name]} are the same run; name one of them")
+    if not found:
+        raise UserError(f"no finished run in {', '.join(map(str, options.folders))}")
+    from fpt.records import summary
+
+    lines = [json.dumps(summary(found[name]), sort_keys=True, allow_nan=False) for name in sorted(found)]
+    file = options.records / f"{options.study}.jsonl"
+    write_whole(file, ("\n".join(lines) + "\n").encode())
+    print(f"{file}: {len(lines)} run{'s' * (len(lines) > 1)}")
+
+
+if __name__ == "__main__":
+    run(main)
