@@ -28,6 +28,14 @@ class Geometry:
     residual_dropout: float = 0.1
 
     def __post_init__(self):
+        """Raises UserError for what no body can be."""
+        for name in ("layers", "width", "heads", "positions", "inner", "vocabulary"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value > 0) and not (name == "inner" and value is None):
+                raise UserError(f"a body's {name} must be a whole number of at least 1, not {value!r}")
+        for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"a body's {name.replace('_', ' ')} must be at least 0 and below 1, not {getattr(self, name)!r}")
         if self.width % self.heads:
             raise UserError(f"a body's width must be a multiple of its heads, not {self.width} with {self.heads}")
         if self.activation not in ACTIVATIONS:
@@ -64,7 +72,10 @@ def read_geometry(path: Path) -> Geometry:
     if not isinstance(stated, dict) or stated.get("model_type", "gpt2") != "gpt2":
         kind = stated.get("model_type") if isinstance(stated, dict) else type(stated).__name__
         raise UserError(f"{path} describes {kind!r}; only GPT-2 checkpoints can be loaded")
-    config = GPT2Config.from_dict(stated)
+    try:
+        config = GPT2Config.from_dict(stated)
+    except Exception as error:  # transformers checks types in a way of its own, over several lines
+        raise UserError(f"{path} is not a GPT-2 configuration: {' '.join(str(error).split())}") from error
     for key, ours in REFUSED.items():
         if getattr(config, key, ours) != ours:
             raise UserError(f"{path}: {key}={getattr(config, key)!r} is not implemented; only {ours!r} is")

@@ -6,6 +6,7 @@ stored (in, out), as ours are.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,11 +26,12 @@ from fpt.files import sha256, write_whole
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHIPPED = Path(__file__).parent / "weights"
+UNPUBLISHED = ("gpt2-mini",)  # geometries of our own, of which the hub has no weights
 PREFIX = "transformer."
 # Keys that a body has no place for: causal masks kept as buffers, a language model's table and the head tied to it, and
 # the input and output layers of a run that was exported.
 IGNORED = r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight|wte\.weight|(input|output)\.(kernel|bias|embedding)"
-KINDS = {"F32": np.float32, "F16": np.float16, "BF16": None}  # dtypes that are read
+KINDS = ("F32", "F16", "BF16")  # dtypes that are read
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Checkpoint:
     folder: Path
     geometry: Geometry
     files: tuple[Path, ...]
-    digest: str  # sha256 over the files' own, in order of name
+    digest: str  # of what the files hold, in order of name
 
 
 def theirs(name: str) -> str:
@@ -50,22 +52,25 @@ def theirs(name: str) -> str:
 
 
 def locate(body: str) -> Checkpoint | None:
-    """The checkpoint that `--body` names; None for a geometry's name under which no weights are to be had here.
+    """The checkpoint that `--body` names; None for a geometry under whose name no weights are published.
 
     A geometry's name means the weights shipped under it, or the hub's.  Raises UserError where a folder holds no
-    checkpoint, where it is damaged, and where nothing of that name is known.
+    checkpoint, where it is damaged, where the hub's weights cannot be had, and where nothing of that name is known.
     """
     if body in GEOMETRIES and (SHIPPED / body / "config.json").is_file():
         return open_folder(SHIPPED / body)
     if Path(body).is_dir():
         return open_folder(Path(body))
-    if body in GEOMETRIES:
-        return None if body == "gpt2-mini" else _from_hub(body, missing_is_none=True)
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", body) and "/" in body and not body.startswith("."):
-        return _from_hub(body, missing_is_none=False)
+    if body in UNPUBLISHED:
+        return None
+    if body in GEOMETRIES or re.fullmatch(r"\w[\w.-]*/[\w.-]+", body):
+        return _from_hub(body)
     if "/" in body or os.sep in body:
         raise UserError(f"no folder {body}; --body takes a geometry's name, a checkpoint's folder or a hub id")
-    raise nearest(body, GEOMETRIES, "body")
+    try:
+        return _from_hub(body)  # the hub's oldest checkpoints have names of one word
+    except UserError:
+        raise nearest(body, GEOMETRIES, "body") from None
 
 
 def open_folder(folder: Path) -> Checkpoint:
@@ -81,11 +86,15 @@ def open_folder(folder: Path) -> Checkpoint:
     for file in files:
         if file.parent != folder or not file.is_file():
             raise UserError(f"no {file.name} in {folder}; weights are read from safetensors, fetch them again")
-    return Checkpoint(folder, geometry, tuple(files), "+".join(sha256(file)[:32] for file in files))
+    state = hashlib.sha256("".join(map(sha256, files)).encode())
+    return Checkpoint(folder, geometry, tuple(files), state.hexdigest()[:32])
 
 
-def _from_hub(name: str, missing_is_none: bool) -> Checkpoint | None:
-    """A checkpoint in the hub's cache, fetched if it is not there; one try, and no wait where there is no network."""
+def _from_hub(name: str) -> Checkpoint:
+    """A checkpoint in the hub's cache, fetched if it is not there; one try, and no wait where there is no network.
+
+    Raises UserError where it cannot be had, for whatever reason: a random body in its place would be another experiment.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -94,15 +103,18 @@ def _from_hub(name: str, missing_is_none: bool) -> Checkpoint | None:
         return open_folder(Path(snapshot_download(name, local_files_only=True, **wanted)))
     except (LocalEntryNotFoundError, UserError):
         pass
+    instead = "name a checkpoint's folder" + (", or say --load none for a random body" if name in GEOMETRIES else "")
     try:
         if not _hub_answers():
             raise OfflineModeIsEnabled("no answer")
         return open_folder(Path(snapshot_download(name, **wanted)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        if missing_is_none:
-            return None
-        reason = "the hub cannot be reached" if not isinstance(error, HfHubHTTPError) else "the hub refused it"
-        raise UserError(f"no checkpoint {name!r}: no such folder, and {reason}; name a checkpoint's folder") from None
+    except HfHubHTTPError as error:
+        raise UserError(f"no weights of {name!r}: no such folder, and the hub refuses them "
+                        f"(HTTP status {error.response.status_code}); {instead}") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise UserError(f"no weights of {name!r}: no such folder, and the hub cannot be reached; {instead}") from None
+    except OSError as error:
+        raise UserError(f"the weights of {name!r} cannot be fetched: {error.strerror or error}; {instead}") from None
 
 
 def _hub_answers() -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fpt import roles
+from fpt.bodies import Geometry
 from fpt.errors import UserError, nearest
 from fpt.files import sha256
 from fpt.task import Task
@@ -41,7 +42,8 @@ class Config:
     residual_dropout: float | None = None
     clip: float = 1.0  # joint norm of the trainables' gradient
     init: str = "original"  # of a random body: N(0, 0.02); depth-scaled: residual projections / sqrt(2 layers)
-    checkpoint: str | None = None  # digest of the weights that were loaded; filled in when they are found
+    geometry: Geometry | None = None  # of the body; filled in when it is found, as is the next
+    checkpoint: str | None = None  # digest of the weights that are loaded
     task_file: str | None = None  # where a task of the user's own is defined
 
     def __post_init__(self):
@@ -79,18 +81,22 @@ class Config:
     def record(self) -> dict[str, Any]:
         """The configuration as JSON: `from_record` gives it back."""
         stated = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return stated | {"task": self.task.name, "sizes": self.task.settings()}
+        geometry = self.geometry and dataclasses.asdict(self.geometry)
+        return stated | {"task": self.task.name, "sizes": self.task.settings(), "geometry": geometry}
 
     @classmethod
     def from_record(cls, stated: dict[str, Any]) -> Config:
-        """A configuration from its JSON."""
+        """A configuration from its JSON.  Raises UserError for JSON that is not a configuration."""
         import tasks
 
-        stated = dict(stated)
-        file = stated.get("task_file")
-        task = tasks.from_file(Path(file)) if file else tasks.find(stated["task"])
-        sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in stated.pop("sizes").items()}
-        return cls(**stated | {"task": task(**sizes)})
+        try:
+            stated = dict(stated)
+            file, geometry = stated["task_file"], stated["geometry"]
+            task = tasks.from_file(Path(file)) if file else tasks.find(stated["task"])
+            sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in stated.pop("sizes").items()}
+            return cls(**stated | {"task": task(**sizes), "geometry": geometry and Geometry(**geometry)})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"not the configuration of a run ({type(error).__name__}: {error})") from error
 
     @property
     def digest(self) -> str:
@@ -98,8 +104,8 @@ class Config:
         stated = self.record()
         if self.task_file:
             stated["task_file"] = sha256(Path(self.task_file))
-        if self.checkpoint:
-            stated.pop("body")  # where the weights lie does not matter, what they are does
+        if self.geometry:
+            stated.pop("body")  # where a body lies does not matter, what it is does
         text = json.dumps(stated, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

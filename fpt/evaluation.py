@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,16 @@ def take(split: Split, examples: int | None) -> Split:
     return Split(split.inputs[:examples], split.targets[:examples])
 
 
-def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions [R, N, A] and mean losses [R, N] of a stack, without dropout, in chunks of one size."""
+def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
+            between: Callable[[], None] = lambda: None) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions [R, N, A] and mean losses [R, N] of a stack, without dropout, in chunks of one size.
+
+    between: called before each chunk; what it raises ends the evaluation.
+    """
     size = max(1, min(len(split.inputs), TOKENS_AT_ONCE // (trainer.task.tokens * trainer.runs)))
     predictions, losses = [], []
     for start in range(0, len(split.inputs), size):
+        between()
         chosen = np.arange(start, start + size) % len(split.inputs)  # the last chunk is filled up from the front
         found = trainer.answer(frozen, trainable, split.inputs[chosen], split.targets[chosen])
         predictions.append(np.asarray(found[0]))
@@ -38,7 +44,8 @@ def score(task: Task, split: Split, predictions: np.ndarray, losses: np.ndarray)
     return {"accuracy": float(right.mean()), "loss": finite(losses.mean(dtype=np.float64)), "n": len(right), "slices": slices}
 
 
-def evaluate(trainer: Trainer, frozen: dict, trainable: dict, split: Split) -> list[dict[str, Any]]:
-    """The score of every run of a stack on a split."""
-    predictions, losses = answers(trainer, frozen, trainable, split)
+def evaluate(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
+             between: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
+    """The score of every run of a stack on a split; `between` as in `answers`."""
+    predictions, losses = answers(trainer, frozen, trainable, split, between)
     return [score(trainer.task, split, *found) for found in zip(predictions, losses)]

@@ -52,6 +52,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def data_folder(named: Path | str | None) -> Path | None:
+    """The folder of the data: the one that is named, else what `FPT_DATA` names, else None."""
+    folder = named or os.environ.get("FPT_DATA")
+    return Path(folder).expanduser() if folder else None
+
+
 def cache_folder() -> Path:
     """Where decoded and generated data are kept: `FPT_CACHE`, else `fpt` in the user's cache folder.
 

@@ -18,7 +18,6 @@ from fpt.config import Config
 from fpt.errors import UserError
 from fpt.gpt2 import Body
 from fpt.model import apply, body_shapes, draw_body
-from fpt.task import Split
 from fpt.trainer import Trainer
 
 
@@ -45,15 +44,16 @@ class LoadedBody:
         return (hidden, seen.maps) if maps else hidden
 
 
-def load_body(body: str | Path, seed: int = 0, dtype: str = "float32") -> LoadedBody:
+def load_body(body: str | Path, random: bool = False, seed: int = 0, dtype: str = "float32") -> LoadedBody:
     """The body that a checkpoint's folder, a hub id or a geometry's name stands for.
 
-    A geometry without weights here is drawn at random from `seed`.  Raises UserError where nothing of that name is
-    known, or its files are damaged.
+    random: the geometry alone is taken, and its weights are drawn from `seed`; as they are where none are published
+    under the name.  Raises UserError where nothing of that name is known, or its weights are damaged or out of reach.
     """
-    found = checkpoints.locate(str(body))
-    geometry = found.geometry if found else GEOMETRIES[str(body)]
-    if found:
+    body = str(body)
+    found = None if random and body in GEOMETRIES else checkpoints.locate(body)
+    geometry = found.geometry if found else GEOMETRIES[body]
+    if found and not random:
         values = checkpoints.read(found, lambda name: True, body_shapes(geometry))
     else:
         values = draw_body(geometry, jax.random.key(seed))
@@ -65,16 +65,20 @@ class LoadedRun:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        config = Config.from_record(records.read_json(folder / records.CONFIG))
-        if config.name != folder.resolve().name and config.digest not in folder.resolve().name:
+        stated = records.read_json(folder / records.CONFIG)
+        try:
+            config = Config.from_record(stated)
+        except UserError as error:
+            raise UserError(f"{folder / records.CONFIG}: {error}") from error
+        if config.digest not in folder.resolve().name:
             raise UserError(f"{folder / records.CONFIG} does not belong to the folder's name; put the right one back")
-        self.config, geometry, found = parameters.resolve(config)
+        self.config, found = parameters.resolve(config)
         self.task = config.task
         self.result = records.read_json(folder / records.RESULT)
         trained, identity = records.unpack(folder / records.TRAINABLE)
-        self.model = parameters.model_of(config, geometry)
-        source = parameters.Source(self.config, self.model, found)
-        trainable, frozen, axes = source.stack([self.config])
+        self.model = parameters.model_of(self.config)
+        source = parameters.Source(self.config, self.model, found, own_bodies=False)
+        trainable, frozen = source.stack([self.config])
         if {name: value.shape[1:] for name, value in trainable.items()} != {n: v.shape for n, v in trained.items()}:
             raise UserError(f"{folder / records.TRAINABLE} does not fit its configuration; train the run again")
         if identity.get("frozen") != parameters.digest(frozen):
@@ -82,7 +86,7 @@ class LoadedRun:
                             "versions of jax and flax differ from those in its result.json")
         self.trainable = {name: jnp.asarray(value)[None] for name, value in trained.items()}
         self.frozen = frozen
-        self.trainer = Trainer(self.model, self.task, config.batch, config.clip, 1, axes)
+        self.trainer = Trainer(self.model, self.task, config.batch, config.clip, 1, source.axes(1))
 
     @cached_property
     def parameters(self) -> dict[str, jax.Array]:
@@ -102,15 +106,13 @@ class LoadedRun:
     def _apply(self, parameters, inputs, key, hidden, maps):
         return apply(self.model, parameters, self.task.encode(inputs), key, hidden=hidden, maps=maps)
 
-    def split(self, name: str, data_dir: Path | None = None) -> tuple[dict[str, Split], Split]:
-        """All data of the run's task, and the split of that name.  Raises UserError where there is none."""
-        data = self.task.load(data_dir, lambda line: None)
-        if name not in data:
-            raise UserError(f"{self.task.name} has no split {name!r}; it has {', '.join(data)}")
-        return data, data[name]
-
     def export(self, folder: Path) -> None:
-        """Writes the whole model as a GPT-2 checkpoint, with input and output layer beside the body's names."""
+        """Writes the whole model as a GPT-2 checkpoint, with input and output layer beside the body's names.
+
+        Raises UserError for a folder that already holds a run or a checkpoint.
+        """
+        if held := sorted(path.name for pattern in ("config.json", "*.safetensors") for path in folder.glob(pattern)):
+            raise UserError(f"{folder} already holds {held[0]}; name another folder for the export")
         checkpoints.write(folder, self.model.geometry, self.parameters)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fpt import births, roles
 from fpt import checkpoint as checkpoints
-from fpt.bodies import GEOMETRIES, Geometry
+from fpt.bodies import GEOMETRIES
 from fpt.checkpoint import Checkpoint
 from fpt.config import Config
 from fpt.errors import UserError
@@ -20,8 +20,8 @@ from fpt.model import Model, build, shapes_of
 from fpt.randomness import stream
 
 
-def resolve(config: Config) -> tuple[Config, Geometry, Checkpoint | None]:
-    """The configuration with its load set and checkpoint filled in, and the body that it names.
+def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
+    """The configuration with load set, geometry and checkpoint filled in, and the body that it names.
 
     Raises UserError where there is no such body, where weights are asked for that are not there, and for a task that
     is longer than the body's positions.
@@ -43,28 +43,30 @@ def resolve(config: Config) -> tuple[Config, Geometry, Checkpoint | None]:
                         f"{geometry.positions} positions; make the task shorter or choose another body")
     used = found if roles.parse(load).terms else None
     digest = used and used.digest
-    if config.checkpoint is not None and config.checkpoint != digest:
-        raise UserError(f"the weights of {config.body!r} are not those that this run was trained with; put them back")
-    return dataclasses.replace(config, load=load, checkpoint=digest), geometry, used
+    for stated, here, what in ((config.checkpoint, digest, "weights"), (config.geometry, geometry, "config.json")):
+        if stated is not None and stated != here:
+            raise UserError(f"the {what} of {config.body!r} are not those that this run was trained with; put them back")
+    return dataclasses.replace(config, load=load, geometry=geometry, checkpoint=digest), used
 
 
-def model_of(config: Config, geometry: Geometry) -> Model:
-    """The model that a configuration describes."""
-    return build(config.task, geometry, input_dropout=config.dropout, dtype=jnp.dtype(config.dtype))
+def model_of(config: Config) -> Model:
+    """The model that a resolved configuration describes."""
+    return build(config.task, config.geometry, input_dropout=config.dropout, dtype=jnp.dtype(config.dtype))
 
 
 class Source:
     """Where the parameters come from of runs that share a configuration but for rate and seed.
 
-    A value depends on its name and the run's seeds alone, so that each is made where it is needed, in the dtype that
-    it is held in, and never kept twice: a body fills most of the memory that a run takes.
+    A value depends on its name and the run's seeds alone, so that each is made where it is needed, in the dtype that it
+    is held in, and never kept twice: a body fills most of the memory that a run takes.
+    own_bodies: whether what is not loaded of a body differs from run to run.
     """
 
-    def __init__(self, config: Config, model: Model, found: Checkpoint | None):
-        self.config, self.dtype, self.layers = config, model.dtype, model.geometry.layers
+    def __init__(self, config: Config, model: Model, found: Checkpoint | None, own_bodies: bool):
+        self.config, self.dtype, self.layers, self.own_bodies = config, model.dtype, model.geometry.layers, own_bodies
         self.shapes = shapes_of(model, config.task)
         trainable, frozen = roles.split(self.shapes, roles.parse(config.train))
-        self.trainable, self.frozen = list(trainable), set(frozen)
+        self.trainable, self.frozen = list(trainable), list(frozen)
         body = {name: shape for name, shape in self.shapes.items() if name.startswith("body/")}
         load, _ = roles.split(body, roles.parse(config.load))
         self.loaded = checkpoints.read(found, load.__contains__, body, self._dtype) if found else {}
@@ -85,17 +87,27 @@ class Source:
         drawn |= births.draw(body, body_key, self.layers, config.init == "depth-scaled", dtypes)
         return {name: self.loaded[name] if name in self.loaded else jax.device_put(drawn[name]) for name in names}
 
-    def stack(self, configs: list[Config]) -> tuple[dict, dict, dict[str, int | None]]:
-        """Trainable parameters [R, ...], frozen ones, and which axis of each frozen one is the runs': None if shared."""
-        own_body = self.config.body_seed is None and len({config.seed for config in configs}) > 1
-        shared = {name for name in self.frozen
-                  if len(configs) == 1 or name in self.loaded or (name.startswith("body/") and not own_body)}
-        own = [name for name in [*self.trainable, *sorted(self.frozen)] if name not in shared]
+    def axes(self, runs: int) -> dict[str, int | None]:
+        """Which axis of each frozen parameter is the runs' in a stack of so many: None where they share it."""
+        shared = lambda name: name in self.loaded or (name.startswith("body/") and not self.own_bodies)
+        return {name: None if runs == 1 or shared(name) else 0 for name in self.frozen}
+
+    def describe(self, runs: int) -> tuple[dict, dict]:
+        """What `stack` would give for so many runs, as shapes and dtypes: nothing is drawn."""
+        array = lambda name, lead: jax.ShapeDtypeStruct((*lead, *self.shapes[name]), self._dtype(name))
+        axes = self.axes(runs)
+        return ({name: array(name, (runs,)) for name in self.trainable},
+                {name: array(name, () if axes[name] is None else (runs,)) for name in self.frozen})
+
+    def stack(self, configs: list[Config]) -> tuple[dict, dict]:
+        """Trainable parameters [R, ...], and frozen ones with the runs' axis that `axes` says."""
+        axes = self.axes(len(configs))
+        shared = [name for name in self.frozen if axes[name] is None]
+        own = [name for name in [*self.trainable, *self.frozen] if name not in shared]
         runs = [self.values(config, own) for config in configs]
         stacked = {name: jnp.stack([run.pop(name) for run in runs]) for name in own}
-        frozen = self.values(configs[0], sorted(shared)) | {name: stacked[name] for name in self.frozen if name not in shared}
-        axes = {name: None if name in shared else 0 for name in self.frozen}
-        return {name: stacked[name] for name in self.trainable}, frozen, axes
+        frozen = self.values(configs[0], shared) | {name: stacked[name] for name in self.frozen if axes[name] == 0}
+        return {name: stacked[name] for name in self.trainable}, frozen
 
 
 def digest(frozen: dict[str, Any]) -> str:

@@ -10,6 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 SECONDS_BETWEEN_LINES = 30
 
 
+def waiting(label: str, quiet: bool = False):
+    """Says on a terminal, for as long as the context is open, what is waited for."""
+    return Console(quiet=quiet).status(label)
+
+
 class Steps:
     """Progress through the steps of a stack.  Used as a context; `say` prints a line above the bar."""
 
@@ -24,7 +29,7 @@ class Steps:
 
     def __enter__(self) -> Steps:
         if self.bar:
-            self.task = self.bar.add_task(self.label, total=self.total, completed=self.done, figures="compiling")
+            self.task = self.bar.add_task(self.label, total=self.total, completed=self.done, figures="")
             self.bar.start()
         return self
 

@@ -12,6 +12,7 @@ removed only when all runs have the newer one, so that the newest step that all 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -46,6 +47,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
+        if (path.parent / CONFIG).is_file():
+            raise UserError(f"no {path.name} in {path.parent}: the run is not finished; train it to its end") from None
         raise UserError(f"no {path.name} in {path.parent}; name the folder of a run") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); delete the folder and train again") from None
@@ -84,6 +87,9 @@ class Folder:
             raise UserError(f"{self.path} is in use by another process; wait for it, or choose another --out") from None
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}; choose another --out") from None
+        for leftover in self.path.glob(".*"):  # temporary files of a process that was killed
+            if leftover.name != LOCK:
+                leftover.unlink()
         if (self.path / CONFIG).exists():
             self.check()
         else:
@@ -96,8 +102,8 @@ class Folder:
     def check(self) -> None:
         """Raises UserError where the folder's configuration is not the one that its name stands for."""
         stated, found = self._stated, read_json(self.path / CONFIG)
-        if found != stated:
-            differ = sorted(key for key in stated.keys() | found.keys() if stated.get(key) != found.get(key))
+        keys = (stated.keys() | found.keys()) - {"body", "task_file"}  # the same ones may lie elsewhere
+        if differ := sorted(key for key in keys if stated.get(key) != found.get(key)):
             raise UserError(f"{self.path / CONFIG} differs from its folder's name in {', '.join(differ)}; move the folder away")
 
     def close(self) -> None:
@@ -125,8 +131,9 @@ class Folder:
         found = ((re.fullmatch(r"state-(\d+)\.safetensors", file.name), file) for file in self.path.iterdir())
         return {int(match[1]): file for match, file in found if match}
 
-    def write_state(self, step: int, leaves: dict[str, np.ndarray], notes: dict[str, Any]) -> None:
-        about = {"digest": self.config.digest, "notes": notes}
+    def write_state(self, step: int, leaves: dict[str, np.ndarray], notes: dict[str, Any], stack: list[str]) -> None:
+        """stack: the names of the runs that are trained together, this one's among them."""
+        about = {"digest": self.config.digest, "notes": notes, "stack": stack}
         write_whole(self.path / f"state-{step:08d}.safetensors", pack(leaves, about))
 
     def read_state(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -135,12 +142,15 @@ class Folder:
             raise UserError(f"{self.states()[step]} belongs to another run; delete it to start anew")
         return leaves, about["notes"]
 
+    def begun_with(self) -> tuple[str, ...]:
+        """The names of the runs that the newest state was trained with; empty where there is no state."""
+        states = self.states()
+        return tuple(described(states[max(states)])["stack"]) if states else ()
+
     def remove_states(self, but: int | None = None) -> None:
         for step, file in self.states().items():
             if step != but:
                 file.unlink(missing_ok=True)
-        for leftover in self.path.glob(".*.safetensors.*"):  # temporary files of a process that was killed
-            leftover.unlink(missing_ok=True)
 
 
 def pack(arrays: dict[str, Any], about: dict[str, Any]) -> bytes:
@@ -154,17 +164,30 @@ def pack(arrays: dict[str, Any], about: dict[str, Any]) -> bytes:
     return save({name: np.asarray(value, order="C") for name, value in arrays.items()}, metadata=metadata)
 
 
-def unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays by name, and what they are.  Raises UserError for a file that is missing, cut short or damaged."""
+@contextlib.contextmanager
+def _opened(path: Path):
+    """A safetensors file.  Raises UserError where it is missing, cut short or damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+            yield file
     except FileNotFoundError:
         raise UserError(f"no {path.name} in {path.parent}; the run is not finished") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete the run's folder and train again") from None
+        raise UserError(f"{path} is damaged ({error}); delete it and train again") from None
+
+
+def described(path: Path) -> dict[str, Any]:
+    """What the arrays of a file are; they are not read."""
+    with _opened(path) as file:
+        return json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+
+
+def unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays by name, and what they are."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, described(path)
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:

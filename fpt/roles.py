@@ -68,6 +68,8 @@ def parse(text: str) -> RoleSet:
     for part in filter(None, text.split("+")) if text else ():
         for term in filter(None, NAMES.get(part, part).split("+")):
             role, _, layers = term.partition("@")
+            if role in NAMES and "@" in term:
+                raise UserError(f"{term!r}: a range of layers goes with a role, {', '.join(ROLES)}, not with a set of them")
             if role not in ROLES:
                 raise nearest(role, [*NAMES, *ROLES], "role")
             found = re.fullmatch(r"(\d+)(?:-(\d+))?", layers) if layers else None
@@ -83,14 +85,15 @@ def parse(text: str) -> RoleSet:
 def split(parameters: dict, chosen: RoleSet) -> tuple[dict, dict]:
     """Parameters by name -> those in the set, and the others.
 
-    Raises UserError for a range of layers that the body does not have.
+    Raises UserError for a part of the set that is empty: a range of layers that the body does not have, say.
     """
     layers = 1 + max((layer for layer in map(layer_of, parameters) if layer is not None), default=-1)
-    for role, first, last in chosen.terms:
+    for term in chosen.terms:
+        role, first, last = term
         if first is not None and last >= layers:
             raise UserError(f"{role}@{first}-{last} goes beyond the body's layers, 0 to {layers - 1}")
-        if first is not None and not any(role_of(name) == role and layer_of(name) is not None for name in parameters):
-            raise UserError(f"{role}@{first}-{last} is empty: no {role} parameter lies in a layer")
+        if not any(name in RoleSet(chosen.text, (term,)) for name in parameters):
+            raise UserError(f"no parameter here has the role {role}" + (" in a layer" if first is not None else ""))
     inside = {name: value for name, value in parameters.items() if name in chosen}
     return inside, {name: value for name, value in parameters.items() if name not in chosen}
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import platform
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ import numpy as np
 
 from fpt import counts, parameters, records, roles
 from fpt.config import Config
+from fpt.errors import UserError
 from fpt.evaluation import evaluate, take
-from fpt.progress import Steps
+from fpt.files import data_folder
+from fpt.progress import Steps, waiting
 from fpt.task import Split
 from fpt.trainer import NEVER, Condition, Trainer, keep_best, restart
 
@@ -43,66 +47,115 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
     out: the folder of run folders.  data_dir: where data lie, else `FPT_DATA`.  A run that was killed goes on from its
     last state and ends in the same numbers.  Raises UserError for what cannot be done, Interrupted at Ctrl-C.
     """
+    begun = time.monotonic()
     configs = [configs] if isinstance(configs, Config) else configs
-    out = Path(out)
-    data_dir = data_dir or os.environ.get("FPT_DATA") or None
     resolved, bodies = [], {}
     for config in configs:
         common = config.stackable()
         if common not in bodies:
             bodies[common] = parameters.resolve(common)
-        ready, *_ = bodies[common]
-        resolved.append(dataclasses.replace(config, load=ready.load, checkpoint=ready.checkpoint))
-    folders = [records.Folder(out, config) for config in resolved]
+        ready, _ = bodies[common]
+        resolved.append(dataclasses.replace(config, load=ready.load, geometry=ready.geometry, checkpoint=ready.checkpoint))
+    folders = [records.Folder(Path(out), config) for config in resolved]
     for folder in folders:
         if folder.finished:
             folder.check()
             if not quiet:
                 print(f"{folder.path} is finished; delete it to train again")
-    for common, (ready, geometry, found) in bodies.items():
+    for common, (ready, found) in bodies.items():
         same = [folder for folder, config in zip(folders, configs) if config.stackable() == common]
-        waiting = [folder for folder in same if not folder.finished]
-        if not waiting:
+        unfinished = [folder for folder in same if not folder.finished]
+        if not unfinished:
             continue
-        stacks = _Stacks(ready, geometry, found, Path(data_dir) if data_dir else None, quiet)
+        own_bodies = ready.body_seed is None and len({folder.config.seed for folder in same}) > 1
+        stacks = _Stacks(ready, found, own_bodies, data_folder(data_dir), quiet, begun)
         with contextlib.ExitStack() as held:
-            for folder in waiting:
+            for folder in unfinished:
                 folder.open()
                 held.callback(folder.close)
-            stacks.train([folder for folder in waiting if not folder.finished])  # another process may have been faster
+            stacks.train([folder for folder in unfinished if not folder.finished])  # another process may have been faster
+        begun = time.monotonic()
     return [folder.result() for folder in folders]
 
 
 class _Stacks:
     """Runs that differ in rate and seed only, on their way through as many stacks as they need."""
 
-    def __init__(self, config: Config, geometry, found, data_dir: Path | None, quiet: bool):
-        self.config, self.task, self.quiet = config, config.task, quiet
+    def __init__(self, config: Config, found, own_bodies: bool, data_dir: Path | None, quiet: bool, begun: float):
+        self.config, self.task, self.quiet, self.begun = config, config.task, quiet, begun
         self.say = (lambda line: None) if quiet else print
         self.data = self.task.load(data_dir, self.say)
+        self.data_digests = {name: parameters.digest(split._asdict()) for name, split in self.data.items()}
         self.validation = take(self.data["validation"], config.eval_examples or VALIDATION)
         self.test = take(self.data["test"], config.eval_examples)
         train = self.data.get("train")
         self.train_split = None if train is None else Split(*map(jnp.asarray, train))
-        self.model = parameters.model_of(config, geometry)
-        self.source = parameters.Source(config, self.model, found)
-        chosen = roles.parse(config.train)
-        self.counts = counts.count(self.source.shapes, chosen, geometry, self.task.tokens)
+        self.model = parameters.model_of(config)
+        self.source = parameters.Source(config, self.model, found, own_bodies)
+        self.counts = counts.count(self.source.shapes, roles.parse(config.train), config.geometry, self.task.tokens)
         origin = f"loads {config.load} from {found.folder}" if found else "random, nothing loaded"
         self.say(f"{self.task.name}: body {config.body} ({origin}), trains {config.train}")
         self.say(counts.describe(self.counts))
+        self.compiled: dict[int, tuple[Any, int]] = {}  # runs -> what `compile` gives
 
     def train(self, folders: list[records.Folder]) -> None:
-        waiting, size = list(folders), len(folders)
-        while waiting:
-            stack = _Stack(self, waiting[:size])
-            with Steps(self.task.name, self.config.steps, stack.step, self.quiet) as progress:
-                if stack.compile() > _memory() and size > 1:
-                    size = -(-size // 2)
-                    progress.say(f"{len(stack.folders)} runs at once need more memory than there is; going on with {size}")
-                    continue
-                stack.run(progress)
-            waiting = waiting[size:]
+        """Runs that were begun together go on together, whatever else is asked for; the others make new stacks."""
+        begun = {folder.path.name: folder.begun_with() for folder in folders}
+        together = {name for names in begun.values() for name in names}
+        for names in dict.fromkeys(filter(None, begun.values())):
+            self._train([folder for folder in folders if folder.path.name in names])
+        fresh = [folder for folder in folders if folder.path.name not in together]
+        while fresh:
+            size = self._fitting(len(fresh))
+            self._train(fresh[:size])
+            fresh = fresh[size:]
+
+    def _train(self, folders: list[records.Folder]) -> None:
+        stack = _Stack(self, folders)
+        with Steps(self.task.name, self.config.steps, stack.step, self.quiet) as progress:
+            stack.run(progress)
+        self.begun = time.monotonic()
+
+    def trainer(self, runs: int) -> Trainer:
+        return Trainer(self.model, self.task, self.config.batch, self.config.clip, runs, self.source.axes(runs))
+
+    def compile(self, runs: int) -> tuple[Any, int]:
+        """The training loop of a stack of so many runs, and the bytes that it needs on the device.  Nothing is drawn."""
+        if runs not in self.compiled:
+            trainer, (trainable, frozen) = self.trainer(runs), self.source.describe(runs)
+            state = jax.eval_shape(trainer.begin, trainable)
+            condition = jax.eval_shape(lambda: _condition([self.config] * runs))
+            with waiting("compiling", self.quiet):
+                compiled = trainer.compile(frozen, self.train_split, condition, state)
+            used = compiled.memory_analysis()
+            best = sum(leaf.size * leaf.dtype.itemsize for leaf in trainable.values())
+            self.compiled[runs] = compiled, used.argument_size_in_bytes + used.temp_size_in_bytes + best if used else 0
+        return self.compiled[runs]
+
+    def _fitting(self, runs: int) -> int:
+        """The most runs, up to `runs`, that the device can train at once.  Raises UserError where it cannot train one."""
+        most, needed = _memory(), self.compile(runs)[1]
+        if needed <= most:
+            return runs
+        fit, too_many = 0, runs
+        while too_many - fit > 1:
+            middle = (fit + too_many) // 2
+            needed = self.compile(middle)[1]
+            fit, too_many = (middle, too_many) if needed <= most else (fit, middle)
+        if not fit:
+            raise UserError(f"a run needs about {needed / 2**30:.1f} GiB of memory, and {most / 2**30:.1f} GiB may be taken "
+                            "here; a smaller --batch needs less")
+        self.say(f"{runs} runs at once need more memory than there is; going on with {fit}")
+        return fit
+
+
+def _condition(configs: list[Config]) -> Condition:
+    return Condition(jnp.stack([jax.random.key(config.seed) for config in configs]),
+                     jnp.array([config.lr for config in configs], jnp.float32))
+
+
+class _Stop(Exception):
+    """A signal has asked for the end; what is on the device is a state to go on from."""
 
 
 class _Stack:
@@ -110,12 +163,11 @@ class _Stack:
 
     def __init__(self, common: _Stacks, folders: list[records.Folder]):
         self.common, self.folders = common, folders
+        self.trainer = common.trainer(len(folders))
+        self.advance, _ = common.compile(len(folders))
         configs = [folder.config for folder in folders]
-        trainable, self.frozen, axes = common.source.stack(configs)
-        config = common.config
-        self.trainer = Trainer(common.model, common.task, config.batch, config.clip, len(configs), axes)
-        self.condition = Condition(
-            jnp.stack([jax.random.key(config.seed) for config in configs]), jnp.array([c.lr for c in configs], jnp.float32))
+        trainable, self.frozen = common.source.stack(configs)
+        self.condition = _condition(configs)
         self.best = jax.tree.map(jnp.copy, trainable)
         self.state = self.trainer.begin(trainable)
         self.step, self.seconds, self.training = 0, 0.0, 0.0
@@ -123,91 +175,113 @@ class _Stack:
         self.results: list[dict] | None = None
         self._restore()
 
-    def compile(self) -> int:
-        """Compiles the training loop; returns the bytes that it needs on the device."""
-        self.advance = self.trainer.compile(self.frozen, self.common.train_split, self.condition, self.state)
-        used = self.advance.memory_analysis()
-        return 0 if used is None else used.argument_size_in_bytes + used.temp_size_in_bytes
-
     def run(self, progress: Steps) -> None:
         """Trains to the end and writes the records.  Raises Interrupted once the state is saved, if asked to stop."""
-        started, due = time.monotonic() - self.seconds, time.monotonic() + SECONDS_PER_STATE
-        config, per_dispatch = self.common.config, 1
+        started = self.common.begun - self.seconds
+        config = self.common.config
         with _stop_signals() as asked:
-            while self.results is None:
+            def between() -> None:
                 self.seconds = time.monotonic() - started
-                if (self.step % config.eval_every == 0 or self.step == config.steps) and not self._evaluated():
-                    self._evaluate(progress)
-                if self.step == config.steps or bool((self.state.diverged != NEVER).all()):
-                    self.seconds = time.monotonic() - started
-                    self.results = self._results(progress)
-                    self._save()
-                    break
-                if asked or time.monotonic() > due:
-                    begun = time.monotonic()
-                    self._save()
-                    due = time.monotonic() + max(SECONDS_PER_STATE, (time.monotonic() - begun) / STATE_SHARE)
                 if asked:
-                    raise Interrupted(signal.Signals(asked[0]).name)
-                count = min(per_dispatch, config.eval_every - self.step % config.eval_every, config.steps - self.step)
-                begun = time.monotonic()
-                self.state = self.advance(
-                    self.frozen, self.common.train_split, self.condition, self.state, np.int32(self.step), np.int32(count))
-                losses = np.asarray(self.state.loss)
-                taken = time.monotonic() - begun
-                self.step += count
-                self.training += taken
-                per_dispatch = max(1, min(MOST_PER_DISPATCH, int(SECONDS_PER_DISPATCH * count / taken)))
-                since = self.step - self.history[0][-1]["step"]
-                shown = [line["validation"]["accuracy"] for history in self.history for line in history[-1:]]
-                progress.update(self.step, self.step / self.training, float(np.nanmean(losses)) / since, max(shown))
-        for folder, result, best in zip(self.folders, self.results, self._unstacked(self.best)):
-            identity = {"body": config.body, "checkpoint": config.checkpoint or "none", "run": folder.config.digest}
-            folder.write_result(result, best, identity | {"frozen": result["frozen"]})
-        _summarise(progress, self.folders, self.results)
+                    raise _Stop
+
+            try:
+                while self.results is None:
+                    between()
+                    if self.step % config.eval_every == 0 or self.step == config.steps:
+                        if not self._evaluated():
+                            self._evaluate(progress, between)
+                        if self.step == config.steps or all(self._ended(history) for history in self.history):
+                            self.results = self._results(between)
+                            self._save()
+                            break
+                        between()
+                    self._advance(progress)
+            except _Stop:
+                self._save()
+                raise Interrupted(signal.Signals(asked[0]).name) from None
+            for folder, result, best in zip(self.folders, self.results, self._unstacked(self.best)):
+                identity = {"body": config.body, "checkpoint": config.checkpoint or "none", "run": folder.config.digest}
+                folder.write_result(result, best, identity | {"frozen": result["frozen"]})
+            _summarise(progress, self.folders, self.results)
+            if asked:
+                raise Interrupted(signal.Signals(asked[0]).name)
+
+    def _advance(self, progress: Steps) -> None:
+        """One dispatch: as many steps as take about SECONDS_PER_DISPATCH, at most to the next evaluation; a state if due."""
+        config = self.common.config
+        begun = time.monotonic()
+        if begun > self.due:
+            self._save()
+            saved = time.monotonic()
+            self.due = saved + max(SECONDS_PER_STATE, (saved - begun) / STATE_SHARE)
+            begun = saved
+        count = min(self.per_dispatch, config.eval_every - self.step % config.eval_every, config.steps - self.step)
+        self.state = self.advance(
+            self.frozen, self.common.train_split, self.condition, self.state, np.int32(self.step), np.int32(count))
+        losses, diverged = np.asarray(self.state.loss), np.asarray(self.state.diverged)
+        taken = time.monotonic() - begun
+        self.step += count
+        self.training += taken
+        self.per_dispatch = max(1, min(MOST_PER_DISPATCH, int(SECONDS_PER_DISPATCH * count / taken)))
+        alive = losses[diverged == NEVER] / (self.step - self.evaluated)
+        progress.update(self.step, self.step / self.training, alive.mean() if len(alive) else math.nan,
+                        max(history[-1]["validation"]["accuracy"] for history in self.history))
+
+    @property
+    def evaluated(self) -> int:
+        """The step of the last evaluation."""
+        return max(history[-1]["step"] for history in self.history)
 
     def _evaluated(self) -> bool:
-        return all(history and history[-1]["step"] == self.step for history in self.history)
+        return all(history and (history[-1]["step"] == self.step or self._ended(history)) for history in self.history)
 
-    def _evaluate(self, progress: Steps) -> None:
+    @staticmethod
+    def _ended(history: list[dict]) -> bool:
+        """Whether a run has diverged: its history then ends with the next evaluation, as it would if it were alone."""
+        return "diverged_at" in history[-1]
+
+    def _evaluate(self, progress: Steps, between: Callable[[], None]) -> None:
         """Adds a line to each run's history, and keeps the weights of those that are better than ever before."""
-        found = evaluate(self.trainer, self.frozen, self.state.trainable, self.common.validation)
+        found = evaluate(self.trainer, self.frozen, self.state.trainable, self.common.validation, between)
         diverged = np.asarray(self.state.diverged)
-        since = self.step - self.history[0][-1]["step"] if self.step else 0
-        improved = []
+        improved = np.zeros(len(self.folders), bool)
         for number, history in enumerate(self.history):
-            best = max((line["validation"]["accuracy"] for line in history), default=-1)
-            improved.append(found[number]["accuracy"] > best)
-            trained = {"loss": records.finite(self.state.loss[number] / since),
-                       "accuracy": records.finite(self.state.accuracy[number] / since)} if since else None
+            if history and self._ended(history):
+                continue
+            improved[number] = _better(found[number], max((line["validation"] for line in history), key=_rank, default=None))
+            last = history[-1]["step"] if history else 0
+            steps = (self.step if diverged[number] == NEVER else int(diverged[number])) - last
+            trained = {"loss": records.finite(self.state.loss[number] / steps),
+                       "accuracy": records.finite(self.state.accuracy[number] / steps)} if steps else None
             history.append({"step": self.step, "train": trained, "validation": found[number],
                             "seconds": round(self.seconds, 3)})
-            if diverged[number] != NEVER and not any("diverged_at" in line for line in history):
+            if diverged[number] != NEVER:
                 history[-1]["diverged_at"] = int(diverged[number])
-                progress.say(f"{self.folders[number].path.name} diverged at step {diverged[number]}; the others go on")
+                others = "; the others go on" if len(self.folders) > 1 else ""
+                progress.say(f"{self.folders[number].path.name} diverged at step {diverged[number]}{others}")
         self.best = keep_best(jnp.array(improved), self.state.trainable, self.best)
         self.state = restart(self.state)
         for folder, history in zip(self.folders, self.history):
             folder.write_metrics(history)
 
-    def _results(self, progress: Steps) -> list[dict]:
+    def _results(self, between: Callable[[], None]) -> list[dict]:
         common, config = self.common, self.common.config
-        diverged = np.asarray(self.state.diverged)
-        tested = evaluate(self.trainer, self.frozen, self.best, common.test)
-        floors = {name: records.finite(value) for name, value in
-                  common.task.floors(common.data | {"test": common.test}, "test").items()}
-        frozen = [self._frozen(number) for number in range(len(self.folders))]
+        tested = evaluate(self.trainer, self.frozen, self.best, common.test, between)
+        floors = {name: records.finite(value) for name, value in common.task.floors(common.data, common.test).items()}
+        frozen = [parameters.digest(self._frozen(number)) for number in range(len(self.folders))]
+        between()
         results = []
         for number, history in enumerate(self.history):
-            best = max(history, key=lambda line: line["validation"]["accuracy"])  # the earliest of equals
+            best = max(history, key=lambda line: _rank(line["validation"]))  # the earliest of equals
+            diverged = history[-1].get("diverged_at")
             results.append({
-                "status": "finished" if diverged[number] == NEVER else "diverged",
-                "diverged_at": None if diverged[number] == NEVER else int(diverged[number]),
-                "test": tested[number], "validation": best["validation"], "best_step": best["step"], "steps": self.step,
-                "floors": floors, "counts": common.counts, "seconds": round(self.seconds, 3),
-                "steps_per_second": self.step / self.training if self.training else None, "runs_in_stack": len(self.folders),
+                "status": "finished" if diverged is None else "diverged", "diverged_at": diverged,
+                "test": tested[number], "validation": best["validation"], "best_step": best["step"],
+                "steps": history[-1]["step"], "floors": floors, "counts": common.counts, "seconds": round(self.seconds, 3),
+                "steps_per_second": self.step / self.training, "runs_in_stack": len(self.folders),
                 "device": _device(), "dtype": config.dtype, "versions": _versions(), "commit": _commit(),
-                "frozen": parameters.digest(frozen[number]),
+                "frozen": frozen[number], "data": common.data_digests,
             })
         return results
 
@@ -221,15 +295,17 @@ class _Stack:
 
     def _save(self) -> None:
         """Writes the state of every run, then removes the older ones."""
+        names = [folder.path.name for folder in self.folders]
         for number, (folder, kept) in enumerate(zip(self.folders, self._unstacked((self.state, self.best)))):
             notes = {"history": self.history[number], "seconds": self.seconds, "training": self.training,
-                     "result": self.results and self.results[number]}
-            folder.write_state(self.step, records.flatten(kept), notes)
+                     "result": self.results and self.results[number], "data": self.common.data_digests}
+            folder.write_state(self.step, records.flatten(kept), notes, names)
         for folder in self.folders:
             folder.remove_states(but=self.step)
 
     def _restore(self) -> None:
         """Goes on from the newest step of which every run of the stack has a state, if there is one."""
+        self.due, self.per_dispatch = time.monotonic() + SECONDS_PER_STATE, 1
         common = set.intersection(*(set(folder.states()) for folder in self.folders))
         if not common:
             return
@@ -238,12 +314,23 @@ class _Stack:
         kept = []
         for number, folder in enumerate(self.folders):
             leaves, notes = folder.read_state(self.step)
+            if notes["data"] != self.common.data_digests:
+                raise UserError(f"the data are not those that {folder.path} was begun with; put them back, or delete the folder")
             kept.append(records.unflatten(leaves, like))
             self.history[number] = notes["history"]
             self.seconds, self.training = notes["seconds"], notes["training"]
             self.results = (self.results or []) + [notes["result"]] if notes["result"] else None
         self.state, self.best = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
         self.common.say(f"going on at step {self.step}")
+
+
+def _rank(score: dict) -> tuple[bool, float]:
+    """What makes one evaluation better than another: accuracy, as long as the loss is a number."""
+    return score["loss"] is not None, score["accuracy"]
+
+
+def _better(score: dict, than: dict | None) -> bool:
+    return than is None or _rank(score) > _rank(than)
 
 
 @contextlib.contextmanager

@@ -72,8 +72,8 @@ class Task:
         """Stored inputs [B, ...] -> tokens [B, T, W] float32 or [B, T] int32; traced by jax."""
         raise NotImplementedError
 
-    def floors(self, data: dict[str, Split], split: str) -> dict[str, float]:
-        """Name of a trivial predictor -> the accuracy it reaches on that split; what is fitted is fitted on `train`.
+    def floors(self, data: dict[str, Split], examples: Split) -> dict[str, float]:
+        """Name of a trivial predictor -> the accuracy it reaches on `examples`; what is fitted is fitted on data's `train`.
 
         A floor of one of the `slices` alone is named `slice/predictor`.
         """

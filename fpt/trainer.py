@@ -141,7 +141,7 @@ def _compiler_options() -> dict[str, str]:
 @jax.jit
 def restart(state: State) -> State:
     """The state with its sums at zero, as after an evaluation."""
-    return state._replace(loss=state.loss * 0, accuracy=state.accuracy * 0)
+    return state._replace(loss=jnp.zeros_like(state.loss), accuracy=jnp.zeros_like(state.accuracy))
 
 
 @jax.jit

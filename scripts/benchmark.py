@@ -131,6 +131,11 @@ def main(arguments: list[str]) -> None:
         raise nearest(options.body, GEOMETRIES, "body")
     if options.against not in (None, "torch", "alone"):
         raise nearest(options.against, ("torch", "alone"), "side to compare with")
+    for name in ("stack", "turns", "batch"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise UserError(f"--{name} must be at least 1, not {getattr(options, name)}")
+    if not options.seconds > 0:
+        raise UserError(f"--seconds must be more than 0, not {options.seconds}")
     rows = []
     for name in options.tasks:
         for dtype in options.dtype:

@@ -35,16 +35,18 @@ def matmul_rate(dtype) -> float:
 
 def main() -> None:
     name, batch, body, dtype, runs = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
-    task, geometry = tasks.find(name)(), GEOMETRIES[body]
-    config = Config(task, body, steps=1, batch=batch, lr=1e-3, eval_every=1, load="none", body_seed=0, dtype=dtype)
-    model = model_of(config, geometry)
-    trainable, frozen, axes = Source(config, model, None).stack([config] * runs)
+    task = tasks.find(name)()
+    config = Config(task, body, steps=1, batch=batch, lr=1e-3, eval_every=1, load="none", body_seed=0, dtype=dtype,
+                    geometry=GEOMETRIES[body])
+    model = model_of(config)
+    source = Source(config, model, None, own_bodies=False)
+    trainable, frozen = source.stack([config] * runs)
     train = None
     if name == "cifar10":  # what the pixels show does not change how long they take
         noise = np.random.default_rng(0)
         train = Split(jnp.asarray(noise.integers(0, 256, (1_000, 32, 32, 3), np.uint8)),
                       jnp.asarray(noise.integers(0, 10, (1_000, 1), np.int32)))
-    trainer = Trainer(model, task, batch, config.clip, runs, axes)
+    trainer = Trainer(model, task, batch, config.clip, runs, source.axes(runs))
     condition = Condition(jax.random.split(jax.random.key(0), runs), jnp.full(runs, 1e-3))
     state, done = trainer.begin(trainable), 0
     del trainable

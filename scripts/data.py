@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
 
 import tyro
 
-from fpt.errors import UserError
+from fpt.errors import UserError, nearest
+from fpt.files import data_folder
 from fpt.task import Task
 from scripts.command import chosen_task, parsed, preset_of, run
 
@@ -38,10 +38,9 @@ def main(arguments: list[str]) -> None:
     _, _, sized = preset_of(task_class, rest)
     options = parsed(Options[task_class], rest, f"python -m scripts.data {task_class.name}", default=Options(task=sized))
     task = options.task
-    named = options.data_dir or os.environ.get("FPT_DATA")
-    data = task.load(Path(named) if named else None)
+    data = task.load(data_folder(options.data_dir))
     if options.split not in data:
-        raise UserError(f"{task.name} has no split {options.split!r}; it has {', '.join(data)}")
+        raise nearest(options.split, data, f"split of {task.name}")
     split = data[options.split]
     if not 0 <= options.example < len(split.inputs):
         raise UserError(f"--example must be between 0 and {len(split.inputs) - 1}, not {options.example}")
@@ -54,7 +53,7 @@ def main(arguments: list[str]) -> None:
     for name, (inputs, targets) in data.items():
         print(f"  {name:<10}  {len(inputs):>7,} examples  inputs {inputs.dtype} {inputs.shape[1:]}  targets {targets.shape[1:]}")
     print(f"floors on {options.split}:")
-    for name, accuracy in task.floors(data, options.split).items():
+    for name, accuracy in task.floors(data, split).items():
         print(f"  {accuracy:.4f}  {name}")
     example, target = split.inputs[options.example], split.targets[options.example]
     print(f"example {options.example} of {options.split}:\n{task.show(example, target)}")

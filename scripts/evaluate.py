@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from fpt.errors import UserError
+from fpt.errors import UserError, nearest
+from fpt.files import data_folder, write_whole
 from scripts.command import parsed, run
 
 
@@ -39,13 +39,13 @@ def main(arguments: list[str]) -> None:
     if options.examples is not None and options.examples < 1:
         raise UserError(f"--examples must be at least 1, not {options.examples}")
     from fpt.evaluation import answers, score, take
-    from fpt.files import write_whole
     from fpt.load import load_run
 
     loaded = load_run(options.folder)
-    named = options.data_dir or os.environ.get("FPT_DATA")
-    data, split = loaded.split(options.split, Path(named) if named else None)
-    split = take(split, options.examples)
+    data = loaded.task.load(data_folder(options.data_dir), lambda line: None)
+    if options.split not in data:
+        raise nearest(options.split, data, f"split of {loaded.task.name}")
+    split = take(data[options.split], options.examples)
     predictions, losses = (found[0] for found in answers(loaded.trainer, loaded.frozen, loaded.trainable, split))
     if options.predictions:
         lines = [json.dumps({"example": number, "prediction": predicted.tolist(), "target": target.tolist()})
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
         loaded.export(options.export)
     print(json.dumps({
         "run": loaded.folder.name, "split": options.split, **score(loaded.task, split, predictions, losses),
-        "floors": loaded.task.floors(data | {options.split: split}, options.split),
+        "floors": loaded.task.floors(data, split),
     }, indent=2))
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 
 from fpt.config import Config, grid
+from fpt.errors import UserError
 from fpt.files import cache_folder
 from fpt.task import Task
 from scripts.command import chosen_task, expected, parsed, preset_of, run
@@ -83,6 +84,9 @@ def parse(arguments: list[str]) -> tuple[list[Config], Options]:
                   f"trivial predictor, to {known.floor:.3f}.")
     options = parsed(Options[task_class], rest, f"python -m scripts.train {task_class.name}",
                      description=about, default=default)
+    for name in ("lr", "seed"):
+        if not getattr(options, name):
+            raise UserError(f"--{name} needs at least one value")
     names = {field.name for field in dataclasses.fields(Config)} - {"task_file"}
     settings = {name: value for name, value in vars(options).items() if name in names and name not in ("lr", "seed")}
     config = Config(lr=options.lr[0], seed=options.seed[0], task_file=file and str(file.resolve()), **settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 
 from fpt.errors import UserError, nearest
@@ -32,14 +33,16 @@ def from_file(path: Path) -> type[Task]:
     """The one subclass of Task that a user's file defines.  Raises UserError where there is none, or several."""
     if not path.is_file():
         raise UserError(f"no task file at {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"tasks.from_file.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look up the annotations of a class
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's code raises
         raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     found = [value for value in vars(module).values()
-             if isinstance(value, type) and issubclass(value, Task) and value.__module__ == path.stem]
+             if isinstance(value, type) and issubclass(value, Task) and value.__module__ == name]
     if len(found) != 1:
         raise UserError(f"{path} must define one subclass of fpt.task.Task, not {len(found)}")
     return found[0]

@@ -110,8 +110,8 @@ class BitMemory(_Bits):
         hidden = np.asarray(inputs)[:, -1] == 0
         return {"hidden": hidden, "visible": ~hidden}
 
-    def floors(self, data, split) -> dict[str, float]:
-        inputs, targets = data[split]
+    def floors(self, data, examples) -> dict[str, float]:
+        inputs, targets = examples
         strings, query = inputs[:, :-1], inputs[:, -1]
         counted = (strings > 0).sum(axis=1) * 2 - self.strings  # above zero: more ones than zeros
         voted = np.where(query != 0, query > 0, counted > 0) == targets
@@ -170,8 +170,8 @@ class BitXor(_Bits):
             data["test"] = Split(inputs, (inputs.sum(axis=1) % 2).astype(np.int32))
         return data
 
-    def floors(self, data, split) -> dict[str, float]:
-        ones = data[split].targets.mean()
+    def floors(self, data, examples) -> dict[str, float]:
+        ones = examples.targets.mean()
         return {"majority": float(max(ones, 1 - ones))}
 
     def _row_name(self, row: int) -> str:

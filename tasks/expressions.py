@@ -12,6 +12,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -86,28 +87,6 @@ def write(symbols: list[int]) -> str:
     return " ".join(WORDS[symbol] for symbol in symbols)
 
 
-def write_parenthesised(symbols: list[int]) -> str:
-    """The text as the published files have it: a left-nested binary tree, each application in parentheses."""
-    stack: list[list[str]] = [[]]
-    for symbol in symbols:
-        word = WORDS[symbol]
-        if symbol >= FIRST and symbol != CLOSE:
-            stack.append([word])
-            continue
-        text = f"( {stack.pop()[0]} ] )" if symbol == CLOSE else word
-        top = stack[-1]
-        if len(stack) == 1:
-            top.append(text)
-        else:
-            top[0] = f"( {top[0]} {text} )"
-    return stack[0][0]
-
-
-def strip(symbols: list[int]) -> list[int]:
-    """The symbols that survive the original's tokeniser: all but the closing brackets."""
-    return [symbol for symbol in symbols if symbol != CLOSE]
-
-
 def draw(generator: random.Random, law: Law) -> tuple[list[int], int]:
     """One expression within the law's lengths, in bracketed symbols, and its value.
 
@@ -178,5 +157,8 @@ def _blocks(law: Law, seed: int) -> Iterator[list[tuple[bytes, int]]]:
             ahead.append(pool.submit(draw_block, law, seed, number))
             number += 1
             yield block
+    except BrokenProcessPool:
+        raise UserError("listops is drawn by processes of its own, and they end at once; a script of your own that trains "
+                        "on it must do so under `if __name__ == '__main__':`") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -111,13 +111,13 @@ class _Images(Task):
         pixels = pixels.reshape(-1, grid, self.patch, grid, self.patch, self.channels)
         return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(-1, self.tokens, self.width)
 
-    def floors(self, data, split) -> dict[str, float]:
+    def floors(self, data, examples) -> dict[str, float]:
         from tasks.logistic import accuracy
 
         commonest = np.bincount(data["train"].targets[:, 0]).argmax()
         return {
-            "majority": float(np.mean(data[split].targets == commonest)),
-            "logistic regression": accuracy(data["train"], data[split], self.classes),
+            "majority": float(np.mean(examples.targets == commonest)),
+            "logistic regression": accuracy(data["train"], examples, self.classes),
         }
 
     def token_labels(self, example) -> list[str]:

@@ -7,7 +7,7 @@ its vocabulary's order, which hung on Python's hash seed, is fixed here.
 
 from __future__ import annotations
 
-import tempfile
+import io
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,13 +17,16 @@ from typing import ClassVar
 import numpy as np
 
 from fpt.errors import UserError, nearest
-from fpt.files import cache_folder, write_whole
+from fpt.files import cache_folder, sha256, write_whole
 from fpt.task import Preset, Split, Task
 from tasks.expressions import CLOSE, FIRST, OPERATORS, WORDS, ZERO, Law, draw_distinct, evaluate, read, write
 
 VERSION = 1  # of the generator: part of the cache's name
 SOURCES = ("generated", "lra")
-FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
+PUBLISHED = Law(shortest=501, longest=1_999, depth=10, arguments=10)
+# Split -> the Long Range Arena's file of it, and how many expressions that holds.
+FILES = {"train": ("basic_train.tsv", 96_000), "validation": ("basic_val.tsv", 2_000), "test": ("basic_test.tsv", 2_000)}
+AT_ONCE = 4_096  # expressions that are summed up at once, for the sake of memory
 MOST_OPERATORS = 4  # operator arguments of the root that the floors tell apart
 
 
@@ -44,25 +47,8 @@ class _Expressions(Task):
         return {name: self._split(symbols, values) for name, (symbols, values) in found.items()}
 
     def _generated(self, report: Callable[[str], None]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Expressions [N, longest] and values [N] of each split: made once for each setting, then read."""
-        law = self.law
-        settings = (law.shortest, law.longest, law.depth, law.arguments, self.train_examples, self.held_out, self.data_seed)
-        name = "-".join(map(str, settings))
-        file = cache_folder() / "listops" / f"v{VERSION}-{name}.npz"
-        try:
-            with np.load(file) as kept:
-                symbols, values = kept["symbols"], kept["values"]
-        except FileNotFoundError:
-            symbols, values = self._make(law, file, report)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            report(f"{file} is damaged; making it again")
-            symbols, values = self._make(law, file, report)
-        cuts = {"validation": slice(0, self.held_out), "test": slice(self.held_out, 2 * self.held_out),
-                "train": slice(2 * self.held_out, None)}
-        return {split: (symbols[cut], values[cut]) for split, cut in cuts.items()}
-
-    def _make(self, law: Law, file: Path, report: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
-        wanted, told = self.train_examples + 2 * self.held_out, 0
+        """Expressions [N, longest] and values [N] of each split."""
+        law, wanted, told = self.law, self.train_examples + 2 * self.held_out, 0
 
         def tell(count: int) -> None:
             nonlocal told
@@ -70,29 +56,38 @@ class _Expressions(Task):
                 told = count * 5 // wanted
                 report(f"{self.name}: {count:,} of {wanted:,} expressions")
 
-        report(f"{self.name}: drawing {wanted:,} expressions of {law.shortest} to {law.longest} tokens, once")
-        drawn = draw_distinct(law, self.data_seed, wanted, tell)
-        symbols = _padded([symbols for symbols, _ in drawn], law.longest)
-        values = np.array([value for _, value in drawn], np.uint8)
-        with tempfile.TemporaryFile() as packed:
-            np.savez_compressed(packed, symbols=symbols, values=values)
-            packed.seek(0)
-            write_whole(file, packed.read())
-        return symbols, values
+        def make() -> dict[str, np.ndarray]:
+            report(f"{self.name}: drawing {wanted:,} expressions of {law.shortest} to {law.longest} tokens, once")
+            return _arrays(draw_distinct(law, self.data_seed, wanted, tell), law.longest)
+
+        settings = (law.shortest, law.longest, law.depth, law.arguments, self.train_examples, self.held_out, self.data_seed)
+        kept = _cached("-".join(map(str, settings)), make, report)
+        cuts = {"validation": slice(0, self.held_out), "test": slice(self.held_out, 2 * self.held_out),
+                "train": slice(2 * self.held_out, None)}
+        return {split: (kept["symbols"][cut], kept["values"][cut]) for split, cut in cuts.items()}
 
     def _published(self, folder: Path | None, report: Callable[[str], None]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The splits of the Long Range Arena's files, without what is too long for the task."""
         if folder is None:
             raise UserError("--source lra reads listops/basic_{train,val,test}.tsv from the data folder; name it with --data-dir")
         found = {}
-        for name, base in FILES.items():
-            expressions, values, dropped = _read_published(folder / "listops" / base, self.longest_published)
-            if dropped:
-                share = dropped / (dropped + len(values))
-                report(f"{self.name}: {share:.1%} of {base} are longer than {self.longest_published} tokens and dropped")
-            if not values:
-                raise UserError(f"no expression of {folder / 'listops' / base} fits {self.longest_published} tokens")
-            found[name] = _padded(expressions, max(map(len, expressions))), np.array(values, np.uint8)
+        for name, (base, lines) in FILES.items():
+            file = folder / "listops" / base
+            if not file.is_file():
+                raise UserError(f"no {file}; the Long Range Arena's release has it, or use --source generated")
+
+            def make(file=file, lines=lines) -> dict[str, np.ndarray]:
+                report(f"{self.name}: reading {file}, once")
+                return _arrays(_read_published(file, lines), PUBLISHED.longest)
+
+            kept = _cached(f"lra-{sha256(file)[:16]}", make, report)
+            fits = (kept["symbols"] != 0).sum(axis=1) <= self.longest_published
+            if not fits.all():
+                report(f"{self.name}: {1 - fits.mean():.1%} of {base} are longer than {self.longest_published} tokens "
+                       "and dropped")
+            if not fits.any():
+                raise UserError(f"no expression of {file} fits {self.longest_published} tokens")
+            found[name] = kept["symbols"][fits], kept["values"][fits]
         return found
 
     def draw(self, train, key, step, batch) -> Split:
@@ -110,10 +105,9 @@ class _Expressions(Task):
         root = np.asarray(inputs)[:, :1]
         return {name: root == FIRST + number for number, name in enumerate(OPERATORS)}
 
-    def floors(self, data, split) -> dict[str, float]:
-        known = {name: summarise(np.asarray(part.inputs)) for name, part in data.items() if name in ("train", split)}
-        seen, asked = known["train"], known[split]
-        answers, targets = data["train"].targets[:, 0], data[split].targets[:, 0]
+    def floors(self, data, examples) -> dict[str, float]:
+        seen, asked = summarise(data["train"].inputs), summarise(examples.inputs)
+        answers, targets = data["train"].targets[:, 0], examples.targets[:, 0]
         names = ["majority", "root operator", "root operator, leading digits"]
         names += ["root operator, direct digits"] if CLOSE in data["train"].inputs else []
         return {name: float(np.mean(_fitted(seen[name], answers, asked[name]) == targets)) for name in names}
@@ -174,7 +168,10 @@ class ListOps(_Expressions):
         return self.longest
 
     def _split(self, symbols: np.ndarray, values: np.ndarray) -> Split:
-        return Split(_padded(list(symbols), self.longest), values[:, None].astype(np.int32))
+        fitted = np.zeros((len(symbols), self.longest), np.uint8)
+        columns = min(self.longest, symbols.shape[1])  # what is cut off here is pads
+        fitted[:, :columns] = symbols[:, :columns]
+        return Split(fitted, values[:, None].astype(np.int32))
 
     def show(self, example, target) -> str:
         symbols = [int(symbol) for symbol in example if symbol]
@@ -205,8 +202,8 @@ class ListOpsOriginal(_Expressions):
     source: str = "generated"
     """generated, or lra: the published files in the data folder's listops/."""
 
-    law: ClassVar[Law] = Law(shortest=501, longest=1_999, depth=10, arguments=10)
-    longest_published: ClassVar[int] = 1_999
+    law: ClassVar[Law] = PUBLISHED
+    longest_published: ClassVar[int] = PUBLISHED.longest
 
     def _split(self, symbols: np.ndarray, values: np.ndarray) -> Split:
         cut = [row[(row != CLOSE) & (row != 0)][: self.tokens] for row in symbols]
@@ -220,18 +217,39 @@ class ListOpsOriginal(_Expressions):
         return f"{write(symbols)} ... = {int(target[0])}   ({len(symbols)} of {self.tokens} tokens)".replace("[", "")
 
 
-def _padded(expressions: list, longest: int) -> np.ndarray:
+def _cached(name: str, make: Callable[[], dict[str, np.ndarray]], report: Callable[[str], None]) -> dict[str, np.ndarray]:
+    """What `make` gives, made once for each name, then read from the cache folder."""
+    file = cache_folder() / "listops" / f"v{VERSION}-{name}.npz"
+    try:
+        with np.load(file) as kept:
+            return {key: kept[key] for key in ("symbols", "values")}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        report(f"{file} is damaged; making it again")
+    arrays, packed = make(), io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    write_whole(file, packed.getvalue())
+    return arrays
+
+
+def _arrays(drawn: list[tuple[bytes, int]], longest: int) -> dict[str, np.ndarray]:
+    """Expressions and their values as `symbols` [N, longest] uint8 and `values` [N] uint8."""
+    symbols = _padded([np.frombuffer(symbols, np.uint8) for symbols, _ in drawn], longest)
+    return {"symbols": symbols, "values": np.array([value for _, value in drawn], np.uint8)}
+
+
+def _padded(expressions: list[np.ndarray], longest: int) -> np.ndarray:
     """Symbols of several expressions [N, longest] uint8, filled up on the right with 0.  Nothing is ever cut."""
     rows = np.zeros((len(expressions), longest), np.uint8)
     for row, symbols in zip(rows, expressions):
-        symbols = np.frombuffer(symbols, np.uint8) if isinstance(symbols, bytes) else np.trim_zeros(np.asarray(symbols), "b")
         row[: len(symbols)] = symbols
     return rows
 
 
-def _read_published(file: Path, longest: int) -> tuple[list[bytes], list[int], int]:
-    """Expressions, values, and how many were longer than `longest`.  Raises UserError naming file and line."""
-    expressions, values, dropped = [], [], 0
+def _read_published(file: Path, expected: int) -> list[tuple[bytes, int]]:
+    """Expressions and their values.  Raises UserError naming the file, and the line where one is wrong."""
+    found = []
     try:
         with open(file, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -242,18 +260,16 @@ def _read_published(file: Path, longest: int) -> tuple[list[bytes], list[int], i
                     symbols = read(source)
                     if evaluate(symbols) != int(target):
                         raise ValueError(f"the value is not {target}")
+                    if len(symbols) > PUBLISHED.longest:
+                        raise ValueError(f"{len(symbols)} tokens, where none has over {PUBLISHED.longest}")
                 except ValueError as error:
                     raise UserError(f"{file}, line {number}: {error}; fetch the file again") from None
-                if len(symbols) > longest:
-                    dropped += 1
-                else:
-                    expressions.append(bytes(symbols))
-                    values.append(int(target))
-    except FileNotFoundError:
-        raise UserError(f"no {file}; the Long Range Arena's release has it, or use --source generated") from None
+                found.append((bytes(symbols), int(target)))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}); fetch it again") from None
-    return expressions, values, dropped
+    if len(found) != expected:
+        raise UserError(f"{file} holds {len(found):,} expressions where {expected:,} are published; fetch it again")
+    return found
 
 
 def summarise(symbols: np.ndarray) -> dict[str, np.ndarray]:
@@ -262,6 +278,11 @@ def summarise(symbols: np.ndarray) -> dict[str, np.ndarray]:
     Digits are summed up as far as the root operator can use them: the least for MIN, the greatest for MAX, the middle
     pair for MED, the sum modulo 10 for SM; and with direct digits goes the number of arguments that are operators.
     """
+    parts = [_summarise(symbols[first : first + AT_ONCE]) for first in range(0, len(symbols), AT_ONCE)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _summarise(symbols: np.ndarray) -> dict[str, np.ndarray]:
     root = np.where(symbols[:, 0] >= FIRST, symbols[:, 0] - FIRST, len(OPERATORS)).astype(int)
     opens = (symbols >= FIRST) & (symbols < CLOSE)
     digits = (symbols >= ZERO) & (symbols < FIRST)

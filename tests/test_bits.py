@@ -103,7 +103,8 @@ def test_sizes_default_to_the_papers():
 def test_floors_of_memory_are_the_expected_shares():
     """The majority of five strings agrees with one of them on 11/16 of the bits."""
     task = replace(MEMORY, bits=1_000, patch=50)
-    floors = task.floors(task.load(), "test")
+    data = task.load()
+    floors = task.floors(data, data["test"])
     assert floors["majority"] == pytest.approx(0.5, abs=0.002)
     assert floors["hidden/vote"] == pytest.approx(11 / 16, abs=0.002)
     assert floors["copy visible"] == pytest.approx(0.75, abs=0.002)
@@ -117,7 +118,8 @@ def test_hidden_slice_is_the_hidden_bits():
 
 
 def test_floor_of_xor_is_a_coin():
-    assert BitXor().floors(BitXor().load(), "test") == {"majority": 0.5}
+    data = BitXor().load()
+    assert BitXor().floors(data, data["test"]) == {"majority": 0.5}
 
 
 def test_a_person_can_read_an_example():

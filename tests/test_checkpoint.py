@@ -115,7 +115,8 @@ def test_numbers_that_are_not_finite_are_refused(folder):
 @pytest.mark.parametrize("settings, word", [
     ({"model_type": "bert"}, "bert"), ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ({"add_cross_attention": True}, "add_cross_attention"), ({"activation_function": "gelu_nwe"}, "gelu_new"),
-    ({"n_head": 5}, "heads"),
+    ({"n_head": 5}, "heads"), ({"n_head": 0}, "heads"), ({"n_layer": -1}, "layers"), ({"n_embd": "32"}, "n_embd"),
+    ({"attn_pdrop": 1.5}, "attention dropout"),
 ])
 def test_what_is_not_implemented_is_refused_by_name(folder, settings, word):
     edit_config(folder, **settings)
@@ -143,8 +144,8 @@ def test_heads_inner_width_positions_and_epsilon_follow_the_config(tmp_path):
 
 
 def source(folder, load):
-    config, geometry, found = resolve(Config(BitXor(), str(folder), 1, 1, 1e-3, 1, load=load, seed=3))
-    return Source(config, model_of(config, geometry), found), config
+    config, found = resolve(Config(BitXor(), str(folder), 1, 1, 1e-3, 1, load=load, seed=3))
+    return Source(config, model_of(config), found, own_bodies=False), config
 
 
 @pytest.mark.parametrize("load", ["attention", "feedforward@1", "norm+position", "body"])
@@ -170,7 +171,7 @@ def test_keys_of_roles_that_are_not_loaded_may_be_absent(folder):
 def test_names_that_are_nothing():
     with pytest.raises(UserError, match="did you mean 'gpt2-mini'"):
         checkpoint.locate("gpt2-mni")
-    with pytest.raises(UserError, match="no checkpoint 'nobody/nothing'"):
+    with pytest.raises(UserError, match="no weights of 'nobody/nothing'"):
         checkpoint.locate("nobody/nothing")
     with pytest.raises(UserError, match="no folder ./nothing"):
         checkpoint.locate("./nothing")

@@ -54,7 +54,12 @@ MISTAKES = [
     (("train", "--task-file", "nothing.py"), "no task file at nothing.py"),
     (("train", "mnist", "--data-dir", "/nowhere"), "/nowhere"),
     (("data", "cifar10", "--data-dir", "/nowhere"), "/nowhere"),
-    (("data", "bit-xor", "--split", "train"), "no split 'train'"),
+    (("train", "bit-xor", "--seed"), "--seed"),
+    (("train", "bit-xor", "--lr"), "--lr"),
+    (("train", "bit-xor", "--train", "token"), "no parameter here has the role token"),
+    (("train", "bit-xor", "--body", "gpt2"), "the hub cannot be reached; name a checkpoint's folder, or say --load none"),
+    (("benchmark", "--turns", "0"), "--turns must be at least 1"),
+    (("data", "bit-xor", "--split", "tset"), "did you mean 'test'?"),
     (("data", "bit-xor", "--example", "5000"), "--example must be between 0 and 1023"),
     (("data", "listops", "--source", "lar"), "did you mean 'lra'?"),
     (("evaluate", "no-such-run"), "no folder no-such-run"),
@@ -82,7 +87,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, monkeypatch, tmp_path, a
 
 def test_without_a_task_the_table_is_printed(command):
     code, out, _ = command("train")
-    assert code == 2 and "usage:" in out and "| bit-xor" in out
+    assert code == 2 and "usage:" in out and "\nbit-xor" in out
     assert command("train", "--help")[0] == 0
 
 
@@ -187,7 +192,7 @@ def test_evaluate_on_another_split(runs, command):
     assert said["accuracy"] == json.loads((run / "result.json").read_text())["validation"]["accuracy"]
     assert json.loads(command("evaluate", run, "--examples", 7)[1])["n"] == 7
     code, _, err = command("evaluate", run, "--split", "train")
-    assert code == 2 and "it has validation, test" in err
+    assert code == 2 and "known: validation, test" in err
 
 
 def test_an_export_is_a_checkpoint_for_us_and_for_transformers(runs, command, tmp_path):
@@ -201,6 +206,9 @@ def test_an_export_is_a_checkpoint_for_us_and_for_transformers(runs, command, tm
     for name, value in body.parameters.items():
         assert np.array_equal(value, loaded.parameters[name]), name
     assert GPT2Config.from_pretrained(tmp_path / "whole").n_layer == 2
+    for taken in (tmp_path / "whole", run):
+        code, _, err = command("evaluate", run, "--export", taken)
+        assert code == 2 and f"{taken} already holds" in err
     embeds = np.random.default_rng(0).normal(size=(2, 5, 32)).astype(np.float32)
     hidden, maps = body(embeds, maps=True)
     assert hidden.shape == (2, 5, 32) and maps.shape == (2, 2, 4, 5, 5)
@@ -217,7 +225,7 @@ def test_data_shows_splits_floors_and_an_example(command):
 def test_the_task_of_the_page_trains(command, tiny_folder, tmp_path):
     page = (ROOT / "tasks" / "own_task.md").read_text()
     file = tmp_path / "recall.py"
-    file.write_text(re.search(r"```python\n(.*?)```", page, re.S)[1])
+    file.write_text("from __future__ import annotations\n" + re.search(r"```python\n(.*?)```", page, re.S)[1])
     code, out, _ = command("data", "--task-file", file, "--pairs", 4)
     assert code == 0 and "recall: 9 tokens, symbols of 30" in out
     arguments = ("--task-file", file, "--pairs", 4, "--body", tiny_folder, "--steps", 6, "--eval-every", 3,
@@ -229,6 +237,11 @@ def test_the_task_of_the_page_trains(command, tiny_folder, tmp_path):
     file.write_text(file.read_text().replace("2_000", "2_001"))
     assert command("train", *arguments)[0] == 0
     assert len(list((tmp_path / "runs").iterdir())) == 2  # another file is another task
+
+
+def test_evaluate_says_what_is_no_run(command, tiny_folder):
+    code, _, err = command("evaluate", tiny_folder)
+    assert code == 2 and "not the configuration of a run" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(("text", "said"), [

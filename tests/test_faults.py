@@ -154,6 +154,19 @@ def test_a_body_that_was_swapped_is_refused(config, tmp_path, tiny_folder):
         load_run(folder)
 
 
+@pytest.mark.parametrize("change", [{"n_head": 2}, {"activation_function": "relu"}])
+def test_a_body_whose_configuration_changed_is_refused(tmp_path, tiny_folder, change):
+    body = tmp_path / "body"
+    shutil.copytree(tiny_folder, body)
+    config = Config(XOR, str(body), steps=2, batch=8, lr=1e-2, eval_every=20)
+    folder = tmp_path / "runs" / _only(config, tmp_path / "runs")
+    (body / "config.json").write_text(json.dumps(json.loads((body / "config.json").read_text()) | change))
+    with pytest.raises(UserError, match=r"the config.json of .* not those that this run was trained with"):
+        load_run(folder)
+    train(config, tmp_path / "runs", quiet=True)
+    assert len(list((tmp_path / "runs").iterdir())) == 2  # another body, another run
+
+
 def test_an_unwritable_folder_is_named(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*file/runs"):
@@ -179,8 +192,8 @@ def test_a_full_disk_loses_nothing(config, tmp_path, small_disk, monkeypatch):
     once = next((tmp_path / "once").iterdir())
     evaluated = fpt.run._Stack._evaluate
 
-    def fill(stack, progress):
-        evaluated(stack, progress)
+    def fill(stack, *arguments):
+        evaluated(stack, *arguments)
         if stack.step == 20:
             stack._save()
             with pytest.raises(OSError), open(small_disk / "filler", "wb", buffering=0) as file:

@@ -22,10 +22,12 @@ SETS = ["fpt", "all", "output", "norm", "input+output", "position", "fpt+attenti
 def stacked(train, runs=1, geometry=TINY, dtype="float32", task=BitXor(), **settings):
     """A trainer, its frozen parameters, and the condition and state of its runs."""
     config = Config(task, "tiny", steps=1, batch=4, lr=1e-2, eval_every=1, load="none", train=train, dtype=dtype, **settings)
-    model = model_of(config, geometry)
+    config = dataclasses.replace(config, geometry=geometry)
+    model = model_of(config)
     configs = [dataclasses.replace(config, seed=seed) for seed in range(runs)]
-    trainable, frozen, axes = Source(config, model, None).stack(configs)
-    trainer = Trainer(model, task, config.batch, config.clip, runs, axes)
+    source = Source(config, model, None, own_bodies=config.body_seed is None)
+    trainable, frozen = source.stack(configs)
+    trainer = Trainer(model, task, config.batch, config.clip, runs, source.axes(runs))
     keys = jnp.stack([jax.random.key(seed) for seed in range(runs)])
     return trainer, frozen, Condition(keys, jnp.full(runs, config.lr)), trainer.begin(trainable)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpt.errors import UserError
-from tasks import expressions
-from tasks.expressions import CLOSE, FIRST, OPERATORS, ZERO, Law, draw, draw_block, draw_distinct, evaluate, read, strip, write
+from tasks import listops
+from tasks.expressions import CLOSE, FIRST, OPERATORS, WORDS, ZERO, Law, draw, draw_block, draw_distinct, evaluate, read, write
 from tasks.listops import ListOps, ListOpsOriginal
 
 VECTORS = {
@@ -29,6 +29,28 @@ LRA = Law(501, 1_999, 10, 10)
 SMALL = Law(4, 60, 6, 5)
 
 
+def publish(symbols: list[int]) -> str:
+    """The text as the published files have it: a left-nested binary tree, each application in parentheses."""
+    stack: list[list[str]] = [[]]
+    for symbol in symbols:
+        word = WORDS[symbol]
+        if symbol >= FIRST and symbol != CLOSE:
+            stack.append([word])
+            continue
+        text = f"( {stack.pop()[0]} ] )" if symbol == CLOSE else word
+        top = stack[-1]
+        if len(stack) == 1:
+            top.append(text)
+        else:
+            top[0] = f"( {top[0]} {text} )"
+    return stack[0][0]
+
+
+def strip(symbols: list[int]) -> list[int]:
+    """The symbols that survive the original's tokeniser: all but the closing brackets."""
+    return [symbol for symbol in symbols if symbol != CLOSE]
+
+
 @pytest.mark.parametrize(("text", "value"), VECTORS.items())
 def test_value(text, value):
     assert evaluate(read(text)) == value
@@ -38,7 +60,7 @@ def test_value(text, value):
 def test_published_form():
     symbols = read("[MAX 2 9 [MIN 4 7 ] 0 ]")
     text = "( ( ( ( ( [MAX 2 ) 9 ) ( ( ( [MIN 4 ) 7 ) ] ) ) 0 ) ] )"
-    assert expressions.write_parenthesised(symbols) == text
+    assert publish(symbols) == text
     assert read(text) == symbols
     assert len(symbols) == 9 and len(strip(symbols)) == 7
 
@@ -89,15 +111,15 @@ def test_a_bare_digit_is_an_expression_where_lengths_allow_it():
 
 @pytest.mark.slow
 def test_published_statistics():
-    """Over 10,000 expressions: majority, root floor and shares of operators of the published distribution."""
-    drawn = draw_distinct(LRA, 5, 10_000, lambda count: None)
+    """Over 20,000 expressions: majority, root floor and shares of operators of the published distribution."""
+    drawn = draw_distinct(LRA, 5, 20_000, lambda count: None)
     values = np.array([value for _, value in drawn])
     roots = np.array([symbols[0] - FIRST for symbols, _ in drawn])
     lengths = np.array([len(symbols) for symbols, _ in drawn])
-    assert 100 * np.mean(values == 0) == pytest.approx(17.4, abs=1.2)
+    assert 100 * np.mean(values == 0) == pytest.approx(17.4, abs=0.8)
     right = [(values[roots == root] == np.bincount(values[roots == root]).argmax()).sum() for root in range(4)]
-    assert 100 * sum(right) / len(values) == pytest.approx(36.5, abs=1.5)
-    assert 100 * np.bincount(roots, minlength=4) / len(roots) == pytest.approx(25, abs=1.5)
+    assert 100 * sum(right) / len(values) == pytest.approx(36.5, abs=1)
+    assert 100 * np.bincount(roots, minlength=4) / len(roots) == pytest.approx(25, abs=1)
     assert np.median(lengths) == pytest.approx(959, rel=0.03) and lengths.mean() == pytest.approx(1_036, rel=0.02)
 
 
@@ -175,8 +197,8 @@ def test_the_last_real_token_is_read(small, data):
     short = inputs[(inputs != 0).sum(axis=1) < 30]
     assert len(short) > 2
     model = build(small, geometry)
-    config = Config.preset(small)
-    source = Source(config, model, None)
+    config = Config.preset(small, load="none", geometry=geometry)
+    source = Source(config, model, None, own_bodies=False)
     parameters = source.values(config, list(source.shapes))
     logits, _ = apply(model, parameters, small.encode(short))
     cut, _ = apply(model, parameters, small.encode(short[:, :30]))
@@ -196,7 +218,7 @@ def test_an_epoch_is_every_expression_once(small, data):
 
 
 def test_floors_rise_with_what_they_see(small, data):
-    floors = small.floors(data, "test")
+    floors = small.floors(data, data["test"])
     values, roots = data["test"].targets[:, 0], data["test"].inputs[:, 0]
     train_values, train_roots = data["train"].targets[:, 0], data["train"].inputs[:, 0]
     by_root = {root: np.bincount(train_values[train_roots == root]).argmax() for root in np.unique(train_roots)}
@@ -218,11 +240,17 @@ def _publish(folder, expressions_by_file):
         (folder / "listops" / f"basic_{name}.tsv").write_text("\n".join(lines) + "\n")
 
 
+def _expect(monkeypatch, lines):
+    """Makes the files that are expected as short as the test's."""
+    monkeypatch.setattr(listops, "FILES", {name: (file, lines) for name, (file, _) in listops.FILES.items()})
+
+
 @pytest.fixture
-def published(tmp_path):
+def published(tmp_path, monkeypatch):
+    _expect(monkeypatch, 30)
     generator = random.Random(0)
     rows = [draw(generator, Law(4, 60, 6, 5)) for _ in range(90)]
-    texts = [(expressions.write_parenthesised(symbols), value) for symbols, value in rows]
+    texts = [(publish(symbols), value) for symbols, value in rows]
     _publish(tmp_path, {"train": texts[:30], "val": texts[30:60], "test": texts[60:]})
     return tmp_path, rows
 
@@ -233,9 +261,27 @@ def test_published_files_are_read_and_what_is_dropped_is_said(published):
     found = ListOps(longest=40, shortest=4, source="lra").load(folder, said.append)
     kept = [(symbols, value) for symbols, value in rows[:30] if len(symbols) <= 40]
     assert 0 < len(kept) < 30
-    assert f"{(30 - len(kept)) / 30:.1%} of basic_train.tsv are longer than 40 tokens and dropped" in said[0]
+    assert f"listops: {(30 - len(kept)) / 30:.1%} of basic_train.tsv are longer than 40 tokens and dropped" in said
     assert [[s for s in row if s] for row in found["train"].inputs.tolist()] == [symbols for symbols, _ in kept]
     assert found["train"].targets[:, 0].tolist() == [value for _, value in kept]
+
+
+def test_published_files_are_read_once(published, cache):
+    folder, _ = published
+    for file in (cache / "listops").glob("*-lra-*"):
+        file.unlink()
+    said = []
+    first, second = (ListOps(longest=40, shortest=4, source="lra").load(folder, said.append) for _ in range(2))
+    assert all(np.array_equal(first[name].inputs, second[name].inputs) for name in first)
+    assert sum("once" in line for line in said) == 3
+
+
+def test_a_published_file_cut_at_the_end_of_a_line_is_refused(published):
+    folder, _ = published
+    file = folder / "listops" / "basic_val.tsv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match="basic_val.tsv holds 29 expressions where 30 are published"):
+        ListOps(longest=40, shortest=4, source="lra").load(folder, lambda line: None)
 
 
 @pytest.mark.parametrize(("line", "said"), [
@@ -256,11 +302,12 @@ def test_missing_published_files_are_named(tmp_path):
         ListOps(source="lra").load(None)
 
 
-def test_the_original_loses_closing_brackets_and_the_tail(tmp_path):
+def test_the_original_loses_closing_brackets_and_the_tail(tmp_path, monkeypatch):
+    _expect(monkeypatch, 7)
     generator = random.Random(1)
     rows = [draw(generator, Law(501, 1_500, 10, 10)) for _ in range(6)]
     short = (read("[MAX 1 [MIN 2 3 ] 4 ]"), 4)
-    texts = [(expressions.write_parenthesised(symbols), value) for symbols, value in [*rows, short]]
+    texts = [(publish(symbols), value) for symbols, value in [*rows, short]]
     _publish(tmp_path, dict.fromkeys(("train", "val", "test"), texts))
     task = ListOpsOriginal(source="lra")
     inputs, targets = task.load(tmp_path)["train"]
@@ -274,7 +321,7 @@ def test_the_original_loses_closing_brackets_and_the_tail(tmp_path):
 
 
 @pytest.mark.parametrize("sizes", [
-    {"shortest": 50, "longest": 40}, {"depth": 1}, {"arguments": 1}, {"train": 0}, {"held_out": 0}, {"source": "lar"},
+    {"shortest": 50, "longest": 40}, {"depth": 1}, {"arguments": 1}, {"train_examples": 0}, {"held_out": 0}, {"source": "lar"},
     {"shortest": 2, "longest": 3},
 ])
 def test_impossible_settings_are_refused(sizes):

@@ -53,7 +53,7 @@ def test_a_set_holds_what_it_says(text, inside, outside):
 
 @pytest.mark.parametrize("text, said", [
     ("atention", "did you mean 'attention'"), ("fpt+nrm", "'norm'"), ("attention@", "attention@3"),
-    ("attention@x", "attention@3"), ("norm@5-2", "lower one first"),
+    ("attention@x", "attention@3"), ("norm@5-2", "lower one first"), ("body@0-1", "goes with a role"),
 ])
 def test_a_set_that_cannot_be_read_says_why(text, said):
     with pytest.raises(UserError, match=said):
@@ -66,8 +66,13 @@ def test_a_range_beyond_the_layers_is_an_error(text):
         roles.split(shapes("gpt2-mini"), roles.parse(text))
 
 
+def test_a_role_that_no_parameter_has_is_an_error():
+    with pytest.raises(UserError, match="no parameter here has the role token"):
+        roles.split(shapes("gpt2-mini"), roles.parse("norm+token"))
+
+
 def test_a_role_outside_the_layers_has_no_range():
-    with pytest.raises(UserError, match="no position parameter lies in a layer"):
+    with pytest.raises(UserError, match="no parameter here has the role position in a layer"):
         roles.split(shapes("gpt2-mini"), roles.parse("position@0-2"))
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import fpt.run
-from fpt import load_run, train
+from fpt import UserError, load_run, train
 from fpt.config import Config, grid
 from fpt.evaluation import evaluate
 from fpt.records import Folder
 from fpt.run import Interrupted
 from tasks.bits import BitXor
+from tests.conftest import TINY
 
 XOR = BitXor(bits=3)
 
@@ -111,8 +112,8 @@ def test_an_interrupted_run_goes_on_where_it_was(undisturbed, tmp_path, monkeypa
     out, configs, _ = undisturbed
     evaluated = fpt.run._Stack._evaluate
 
-    def interrupt_at_40(stack, progress):
-        evaluated(stack, progress)
+    def interrupt_at_40(stack, *arguments):
+        evaluated(stack, *arguments)
         if stack.step == 40:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -121,9 +122,8 @@ def test_an_interrupted_run_goes_on_where_it_was(undisturbed, tmp_path, monkeypa
         train(configs, tmp_path, quiet=True)
     assert len(list(tmp_path.rglob("state-00000040.safetensors"))) == 4 and not list(tmp_path.rglob("result.json"))
     monkeypatch.undo()
-    steps = []
-    advance = fpt.run._Stack.compile
-    monkeypatch.setattr(fpt.run._Stack, "compile", lambda stack: steps.append(stack.step) or advance(stack))
+    steps, run = [], fpt.run._Stack.run
+    monkeypatch.setattr(fpt.run._Stack, "run", lambda stack, progress: steps.append(stack.step) or run(stack, progress))
     train(configs, tmp_path, quiet=True)
     assert steps == [40]
     for folder in out.iterdir():
@@ -179,33 +179,137 @@ def test_killed_between_the_states_of_a_stack(undisturbed, tmp_path, monkeypatch
         _same(folder, tmp_path / folder.name)
 
 
+def _room_for(most, monkeypatch):
+    """Makes stacks of more than `most` runs look too large; returns the sizes of those that are trained."""
+    sizes, compiled, run = [], fpt.run._Stacks.compile, fpt.run._Stack.run
+
+    def compile(stacks, runs):
+        loop, needed = compiled(stacks, runs)
+        return loop, needed if runs <= most else 10**18
+
+    monkeypatch.setattr(fpt.run._Stacks, "compile", compile)
+    monkeypatch.setattr(fpt.run._Stack, "run", lambda stack, progress: sizes.append(len(stack.folders)) or run(stack, progress))
+    return sizes
+
+
 def test_a_stack_that_does_not_fit_is_split(undisturbed, tmp_path, monkeypatch, capsys):
     _, configs, results = undisturbed
-    sizes, compiled = [], fpt.run._Stack.compile
-
-    def compile(stack):
-        sizes.append(len(stack.folders))
-        return compiled(stack) if len(stack.folders) < 3 else 10**18
-
-    monkeypatch.setattr(fpt.run._Stack, "compile", compile)
+    sizes = _room_for(3, monkeypatch)
     split = train(configs, tmp_path)
-    assert sizes == [4, 2, 2]
-    assert "4 runs at once need more memory than there is; going on with 2" in capsys.readouterr().out
+    assert sizes == [3, 1]
+    assert "4 runs at once need more memory than there is; going on with 3" in capsys.readouterr().out
     for one, other in zip(split, results):
-        assert one["runs_in_stack"] == 2
         assert one["test"]["loss"] == pytest.approx(other["test"]["loss"], rel=0.02)
+
+
+def test_a_run_that_does_not_fit_is_refused(config, tmp_path, monkeypatch):
+    _room_for(0, monkeypatch)
+    with pytest.raises(UserError, match="a smaller --batch needs less"):
+        train(config, tmp_path, quiet=True)
+
+
+def _stop_after(evaluations, monkeypatch):
+    """Stops the next training, as a kill would, when so many evaluations are done and a state of each is written."""
+    evaluate, count = fpt.run._Stack._evaluate, 0
+
+    def counted(stack, *arguments):
+        nonlocal count
+        evaluate(stack, *arguments)
+        stack._save()
+        count += 1
+        if count == evaluations:
+            raise SystemError("killed")
+
+    monkeypatch.setattr(fpt.run._Stack, "_evaluate", counted)
+
+
+def test_split_stacks_are_the_same_stacks_after_a_kill(undisturbed, tmp_path, monkeypatch):
+    _, configs, _ = undisturbed
+    configs = grid(configs[0], (1e-2, 1e-3), (0, 1, 2))
+    with monkeypatch.context() as patch:
+        sizes = _room_for(4, patch)
+        train(configs, tmp_path / "once", quiet=True)
+        assert sizes == [4, 2]
+    with monkeypatch.context() as patch:
+        _room_for(4, patch)
+        _stop_after(6, patch)  # in the second stack, of two
+        with pytest.raises(SystemError):
+            train(configs, tmp_path / "killed", quiet=True)
+    with monkeypatch.context() as patch:
+        sizes = _room_for(4, patch)
+        train(configs, tmp_path / "killed", quiet=True)
+        assert sizes == [2]
+    for folder in (tmp_path / "once").iterdir():
+        _same(folder, tmp_path / "killed" / folder.name)
+
+
+def test_asking_for_more_runs_leaves_a_begun_one_where_it_was(config, tmp_path, monkeypatch, capsys):
+    train(config, tmp_path / "once", quiet=True)
+    with monkeypatch.context() as patch:
+        _stop_after(2, patch)
+        with pytest.raises(SystemError):
+            train(config, tmp_path / "more", quiet=True)
+    train(grid(config, (1e-2,), (0, 1)), tmp_path / "more")
+    assert "going on at step 20" in capsys.readouterr().out
+    assert len(list((tmp_path / "more").glob("*/result.json"))) == 2
+    for folder in (tmp_path / "once").iterdir():
+        _same(folder, tmp_path / "more" / folder.name)
+
+
+def test_a_stop_in_the_last_evaluation_is_not_swallowed(config, tmp_path, monkeypatch):
+    train(config, tmp_path / "once", quiet=True)
+    evaluate = fpt.run.evaluate
+
+    def interrupt(trainer, frozen, trainable, split, between):
+        if len(split.targets) == 64:  # the test split
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(trainer, frozen, trainable, split, between)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fpt.run, "evaluate", interrupt)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "again", quiet=True)
+    train(config, tmp_path / "again", quiet=True)
+    for folder in (tmp_path / "once").iterdir():
+        _same(folder, tmp_path / "again" / folder.name)
+
+
+def test_data_that_changed_under_a_run_are_refused(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        _stop_after(2, patch)
+        with pytest.raises(SystemError):
+            train(config, tmp_path, quiet=True)
+    load = BitXor.load
+    monkeypatch.setattr(BitXor, "load", lambda task, *arguments: {
+        name: split._replace(targets=1 - split.targets) for name, split in load(task, *arguments).items()})
+    with pytest.raises(UserError, match="the data are not those"):
+        train(config, tmp_path, quiet=True)
 
 
 def test_a_run_that_diverges_is_recorded_and_the_others_go_on(config, tmp_path, capsys):
     wild, tame = train(grid(config, (1e38, 1e-2), (0,)), tmp_path)
-    assert wild["status"] == "diverged" and 0 < wild["diverged_at"] < 60 and tame["status"] == "finished"
+    assert wild["status"] == "diverged" and 0 < wild["diverged_at"] < 20 and tame["status"] == "finished"
     said = capsys.readouterr().out
     assert f"diverged at step {wild['diverged_at']}; the others go on" in said
-    alone = train(dataclasses.replace(config, lr=1e38), tmp_path / "alone", quiet=True)[0]
-    assert alone["diverged_at"] == wild["diverged_at"]
-    for folder in tmp_path.iterdir():
-        if folder.name != "alone":
-            _lines(folder)  # strict JSON, without NaN
+    train(dataclasses.replace(config, lr=1e38), tmp_path / "alone", quiet=True)
+    alone = next((tmp_path / "alone").iterdir())
+    assert [line["step"] for line in _lines(alone)] == [0, 20]  # strict JSON, without NaN
+    assert [(line["step"], line.get("diverged_at")) for line in _lines(tmp_path / alone.name)] == [
+        (0, None), (20, wild["diverged_at"])]
+
+
+@pytest.mark.parametrize("at_most", [1, 7, 500])
+def test_where_a_diverged_run_ends_does_not_hang_on_how_it_is_dispatched(config, tmp_path, monkeypatch, at_most):
+    monkeypatch.setattr(fpt.run, "MOST_PER_DISPATCH", at_most)
+    result = train(dataclasses.replace(config, lr=1e38), tmp_path, quiet=True)[0]
+    assert result["steps"] == 20 and result["best_step"] == 0 and result["test"]["loss"] is not None
+
+
+def test_weights_that_are_not_numbers_are_never_the_best(config, tmp_path):
+    """Overflown weights answer class 0 everywhere, which may be more often right than the start was."""
+    results = train(grid(dataclasses.replace(config, steps=20), (1e38,), (0, 1, 2, 3)), tmp_path, quiet=True)
+    assert all(result["best_step"] == 0 and result["test"]["loss"] is not None for result in results)
+    assert all(line["validation"]["accuracy"] >= 0 for folder in tmp_path.iterdir() for line in _lines(folder))
 
 
 def test_examples_bound_validation_and_test(config, tmp_path):
@@ -226,6 +330,7 @@ CHANGES = {
     "steps": 61, "batch": 9, "lr": 1e-3, "eval_every": 21, "eval_examples": 5, "load": "attention", "train": "output", "seed": 1,
     "body_seed": 1, "dtype": "bfloat16", "dropout": 0.2, "embedding_dropout": 0.0, "attention_dropout": 0.0,
     "residual_dropout": 0.0, "clip": 2.0, "init": "depth-scaled", "task": BitXor(bits=4), "checkpoint": "0" * 32,
+    "geometry": TINY,
 }
 
 
@@ -241,8 +346,19 @@ def test_a_configuration_survives_its_record(config):
 
 
 def test_where_weights_lie_is_not_part_of_the_name_but_what_they_are_is(config):
-    a, b = (dataclasses.replace(config, body=body, checkpoint="1" * 32) for body in ("here/tiny", "there/tiny"))
+    a, b = (dataclasses.replace(config, body=body, geometry=TINY, checkpoint="1" * 32) for body in ("here/tiny", "there/tiny"))
     assert a.digest == b.digest != dataclasses.replace(a, checkpoint="2" * 32).digest
+
+
+def test_a_body_that_was_moved_is_the_same_body(config, tmp_path, tiny_folder, capsys):
+    import shutil
+
+    shutil.copytree(tiny_folder, tmp_path / "there" / "tiny")
+    config = dataclasses.replace(config, steps=2)
+    train(config, tmp_path / "runs", quiet=True)
+    train(dataclasses.replace(config, body=str(tmp_path / "there" / "tiny")), tmp_path / "runs")
+    assert "is finished" in capsys.readouterr().out
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 def test_a_loaded_run_answers_and_shows_its_maps(undisturbed):
