@@ -150,7 +150,7 @@ class Mnist(_Images):
 
     name: ClassVar[str] = "mnist"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=16, steps=4_000, lr=2e-3, eval_every=500),
+        "laptop": Preset(body="gpt2-mini", batch=16, steps=2_500, lr=2e-3, eval_every=500),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
     }
     source: ClassVar[sources.Source] = sources.MNIST
@@ -197,7 +197,7 @@ class Cifar10(_Cifar):
 
     name: ClassVar[str] = "cifar10"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=16, steps=2_500, lr=2e-3, eval_every=500),
+        "laptop": Preset(body="gpt2-mini", batch=16, steps=2_000, lr=2e-3, eval_every=500),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
     }
     channels: ClassVar[int] = 3
