@@ -31,6 +31,6 @@ def count(shapes: dict[str, tuple[int, ...]], chosen: RoleSet, geometry: Geometr
 
 
 def describe(counts: dict[str, float]) -> str:
-    """One line that says what is trained."""
-    return (f"trains {counts['trainable']:,} of {counts['total']:,} parameters ({counts['percent']:.3f}%); "
-            f"{counts['effective']:,} by positions in use, {counts['paper']:,} by the paper's counting")
+    """Two lines that say how much is trained."""
+    return (f"trains {counts['trainable']:,} of {counts['total']:,} parameters ({counts['percent']:.3f}%)\n"
+            f"  {counts['effective']:,} by positions in use, {counts['paper']:,} by the paper's counting")

@@ -98,7 +98,8 @@ def main(arguments: list[str]) -> None:
     # What XLA compiled once it need not compile again; one folder a machine, since it is code for that machine.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla" / platform.node()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    from fpt.run import Interrupted, train
+    from fpt.run import train
+    from fpt.stack import Interrupted
 
     try:
         train(configs, out=options.out, data_dir=options.data_dir)

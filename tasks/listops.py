@@ -122,7 +122,7 @@ class ListOps(_Expressions):
 
     name: ClassVar[str] = "listops"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=16, steps=800, lr=2e-3, eval_every=200),
+        "laptop": Preset(body="gpt2-mini", batch=16, steps=600, lr=2e-3, eval_every=200),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000,
                         sizes={"shortest": 501, "longest": 1_024}),
     }

@@ -131,7 +131,7 @@ def test_a_run_states_its_body_its_counts_and_its_floor(command, tiny_folder, tm
     assert code == 0 and not err
     assert f"body {tiny_folder} (loads body from {tiny_folder}), trains fpt" in out
     assert re.search(r"trains [\d,]+ of [\d,]+ parameters \([\d.]+%\)", out)
-    assert re.search(r"test accuracy [\d.]+ on 1,024 examples; best floor 0.5000 \(majority\)", out)
+    assert re.search(r"test accuracy [\d.]+ on 1,024 examples\n  best floor    0.5000 \(majority\)", out)
     again = command("train", "bit-xor", "--body", tiny_folder, "--steps", 4, "--eval-every", 4, "--out", tmp_path)
     assert again[0] == 0 and "is finished; delete it to train again" in again[1]
 

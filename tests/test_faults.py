@@ -186,11 +186,11 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_loses_nothing(config, tmp_path, small_disk, monkeypatch):
-    import fpt.run
+    import fpt.stack
 
     train(config, tmp_path / "once", quiet=True)
     once = next((tmp_path / "once").iterdir())
-    evaluated = fpt.run._Stack._evaluate
+    evaluated = fpt.stack.Stack._evaluate
 
     def fill(stack, *arguments):
         evaluated(stack, *arguments)
@@ -200,7 +200,7 @@ def test_a_full_disk_loses_nothing(config, tmp_path, small_disk, monkeypatch):
                 while True:
                     file.write(bytes(4096))
 
-    monkeypatch.setattr(fpt.run._Stack, "_evaluate", fill)
+    monkeypatch.setattr(fpt.stack.Stack, "_evaluate", fill)
     with pytest.raises(UserError, match="No space left on device"):
         train(config, small_disk, quiet=True)
     monkeypatch.undo()

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import fpt.run
+import fpt.stack
 from fpt import UserError, load_run, train
 from fpt.config import Config, grid
 from fpt.evaluation import evaluate
 from fpt.records import Folder
-from fpt.run import Interrupted
+from fpt.stack import Interrupted
 from tasks.bits import BitXor
 from tests.conftest import TINY
 
@@ -110,20 +111,20 @@ def test_the_same_again_is_the_same(undisturbed, tmp_path):
 
 def test_an_interrupted_run_goes_on_where_it_was(undisturbed, tmp_path, monkeypatch):
     out, configs, _ = undisturbed
-    evaluated = fpt.run._Stack._evaluate
+    evaluated = fpt.stack.Stack._evaluate
 
     def interrupt_at_40(stack, *arguments):
         evaluated(stack, *arguments)
         if stack.step == 40:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(fpt.run._Stack, "_evaluate", interrupt_at_40)
+    monkeypatch.setattr(fpt.stack.Stack, "_evaluate", interrupt_at_40)
     with pytest.raises(Interrupted):
         train(configs, tmp_path, quiet=True)
     assert len(list(tmp_path.rglob("state-00000040.safetensors"))) == 4 and not list(tmp_path.rglob("result.json"))
     monkeypatch.undo()
-    steps, run = [], fpt.run._Stack.run
-    monkeypatch.setattr(fpt.run._Stack, "run", lambda stack, progress: steps.append(stack.step) or run(stack, progress))
+    steps, run = [], fpt.stack.Stack.run
+    monkeypatch.setattr(fpt.stack.Stack, "run", lambda stack, progress: steps.append(stack.step) or run(stack, progress))
     train(configs, tmp_path, quiet=True)
     assert steps == [40]
     for folder in out.iterdir():
@@ -156,8 +157,8 @@ def test_killed_between_the_results_of_a_stack(undisturbed, tmp_path, monkeypatc
 def test_killed_between_the_states_of_a_stack(undisturbed, tmp_path, monkeypatch):
     """Two runs have the state of step 40, two only that of step 20: all go on from 20."""
     out, configs, _ = undisturbed
-    monkeypatch.setattr(fpt.run, "SECONDS_PER_STATE", 0)
-    monkeypatch.setattr(fpt.run, "STATE_SHARE", math.inf)
+    monkeypatch.setattr(fpt.stack, "SECONDS_PER_STATE", 0)
+    monkeypatch.setattr(fpt.stack, "STATE_SHARE", math.inf)
     write, count = Folder.write_state, 0
 
     def write_some(folder, step, *arguments):
@@ -168,8 +169,8 @@ def test_killed_between_the_states_of_a_stack(undisturbed, tmp_path, monkeypatch
         write(folder, step, *arguments)
 
     monkeypatch.setattr(Folder, "write_state", write_some)
-    monkeypatch.setattr(fpt.run, "MOST_PER_DISPATCH", 20)
-    monkeypatch.setattr(fpt.run, "SECONDS_PER_DISPATCH", 1e9)
+    monkeypatch.setattr(fpt.stack, "MOST_PER_DISPATCH", 20)
+    monkeypatch.setattr(fpt.stack, "SECONDS_PER_DISPATCH", 1e9)
     with pytest.raises(SystemError):
         train(configs, tmp_path, quiet=True)
     assert len(list(tmp_path.rglob("state-00000040.safetensors"))) == 2
@@ -181,14 +182,14 @@ def test_killed_between_the_states_of_a_stack(undisturbed, tmp_path, monkeypatch
 
 def _room_for(most, monkeypatch):
     """Makes stacks of more than `most` runs look too large; returns the sizes of those that are trained."""
-    sizes, compiled, run = [], fpt.run._Stacks.compile, fpt.run._Stack.run
+    sizes, compiled, run = [], fpt.run.Stacks.compile, fpt.stack.Stack.run
 
     def compile(stacks, runs):
         loop, needed = compiled(stacks, runs)
         return loop, needed if runs <= most else 10**18
 
-    monkeypatch.setattr(fpt.run._Stacks, "compile", compile)
-    monkeypatch.setattr(fpt.run._Stack, "run", lambda stack, progress: sizes.append(len(stack.folders)) or run(stack, progress))
+    monkeypatch.setattr(fpt.run.Stacks, "compile", compile)
+    monkeypatch.setattr(fpt.stack.Stack, "run", lambda stack, progress: sizes.append(len(stack.folders)) or run(stack, progress))
     return sizes
 
 
@@ -210,7 +211,7 @@ def test_a_run_that_does_not_fit_is_refused(config, tmp_path, monkeypatch):
 
 def _stop_after(evaluations, monkeypatch):
     """Stops the next training, as a kill would, when so many evaluations are done and a state of each is written."""
-    evaluate, count = fpt.run._Stack._evaluate, 0
+    evaluate, count = fpt.stack.Stack._evaluate, 0
 
     def counted(stack, *arguments):
         nonlocal count
@@ -220,7 +221,7 @@ def _stop_after(evaluations, monkeypatch):
         if count == evaluations:
             raise SystemError("killed")
 
-    monkeypatch.setattr(fpt.run._Stack, "_evaluate", counted)
+    monkeypatch.setattr(fpt.stack.Stack, "_evaluate", counted)
 
 
 def test_split_stacks_are_the_same_stacks_after_a_kill(undisturbed, tmp_path, monkeypatch):
@@ -258,7 +259,7 @@ def test_asking_for_more_runs_leaves_a_begun_one_where_it_was(config, tmp_path, 
 
 def test_a_stop_in_the_last_evaluation_is_not_swallowed(config, tmp_path, monkeypatch):
     train(config, tmp_path / "once", quiet=True)
-    evaluate = fpt.run.evaluate
+    evaluate = fpt.stack.evaluate
 
     def interrupt(trainer, frozen, trainable, split, between):
         if len(split.targets) == 64:  # the test split
@@ -266,7 +267,7 @@ def test_a_stop_in_the_last_evaluation_is_not_swallowed(config, tmp_path, monkey
         return evaluate(trainer, frozen, trainable, split, between)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fpt.run, "evaluate", interrupt)
+        patch.setattr(fpt.stack, "evaluate", interrupt)
         with pytest.raises(Interrupted):
             train(config, tmp_path / "again", quiet=True)
     train(config, tmp_path / "again", quiet=True)
@@ -300,7 +301,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(config, tmp_path, 
 
 @pytest.mark.parametrize("at_most", [1, 7, 500])
 def test_where_a_diverged_run_ends_does_not_hang_on_how_it_is_dispatched(config, tmp_path, monkeypatch, at_most):
-    monkeypatch.setattr(fpt.run, "MOST_PER_DISPATCH", at_most)
+    monkeypatch.setattr(fpt.stack, "MOST_PER_DISPATCH", at_most)
     result = train(dataclasses.replace(config, lr=1e38), tmp_path, quiet=True)[0]
     assert result["steps"] == 20 and result["best_step"] == 0 and result["test"]["loss"] is not None
 

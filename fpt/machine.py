@@ -1,0 +1,40 @@
+"""What this machine and this installation are, as records state it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+
+def memory() -> int:
+    """Bytes of the device's memory."""
+    stated = jax.devices()[0].memory_stats() or {}
+    return stated.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def device() -> str:
+    """The device that runs are trained on."""
+    first = jax.devices()[0]
+    return f"{os.cpu_count()} x {platform.processor() or platform.machine()}" if first.platform == "cpu" else first.device_kind
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what the numbers hang on."""
+    names = ("fpt", "jax", "jaxlib", "flax", "optax", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def commit() -> str | None:
+    """The commit of the clone that this code runs from, marked where files differ from it; None outside a clone."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        found = subprocess.run([*git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+                               capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
