@@ -53,8 +53,13 @@ def sha256(path: Path) -> str:
 
 
 def data_folder(named: Path | str | None) -> Path | None:
-    """The folder of the data: the one that is named, else what `FPT_DATA` names, else None."""
+    """The folder of the data: the one that is named, else what `FPT_DATA` names, else None.
+
+    Raises UserError where it is no folder, also where what it should hold is in the cache already.
+    """
     folder = named or os.environ.get("FPT_DATA")
+    if folder and not Path(folder).expanduser().is_dir():
+        raise UserError(f"no folder {folder}: --data-dir or FPT_DATA names the folder that holds mnist/, cifar10/ or listops/")
     return Path(folder).expanduser() if folder else None
 
 
