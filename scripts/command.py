@@ -78,7 +78,7 @@ def chosen_task(arguments: list[str], usage: str) -> tuple[type[Task], Path | No
     if arguments and not arguments[0].startswith("-"):
         return tasks.find(arguments[0]), None, arguments[1:]
     print(f"usage: {usage}\n\n{table()}\n\n"
-          "test: accuracy to expect; floor: the best trivial predictor's; min: minutes on two cores\n\n"
+          "test: accuracy to expect; floor: the best trivial predictor's;\nmin: minutes on two cores\n\n"
           f"`{usage.split(' TASK')[0]} TASK --help` lists the options of a task.")
     sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
 
