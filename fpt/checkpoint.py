@@ -45,10 +45,11 @@ class Checkpoint:
 
 
 def theirs(name: str) -> str:
-    """`body/h_0/attn/c_attn/kernel` -> `h.0.attn.c_attn.weight`."""
-    name = re.sub(r"^h_(\d+)/", r"h.\1/", name.removeprefix("body/"))
-    name = re.sub(r"/(kernel|scale)$", "/weight", name)
-    return {"wpe": "wpe.weight"}.get(name, name).replace("/", ".")
+    """`body/h_0/attn/c_attn/kernel` -> `h.0.attn.c_attn.weight`; names of input and output layer stay, with dots."""
+    if name.startswith("body/"):
+        name = re.sub(r"^body/h_(\d+)/", r"h.\1/", name).removeprefix("body/")
+        name = re.sub(r"/(kernel|scale)$", "/weight", name)
+    return {"wpe": "wpe.weight", "token/embedding": "wte.weight"}.get(name, name).replace("/", ".")
 
 
 def locate(body: str) -> Checkpoint | None:
@@ -184,13 +185,10 @@ def _some(keys: list[str]) -> str:
     return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
-def write(folder: Path, geometry: Geometry, parameters: dict) -> None:
-    """Writes a body's parameters, by our names, as a checkpoint that transformers reads; others under their own names."""
+def write(folder: Path, geometry: Geometry, parameters: dict, dtype=np.float32) -> None:
+    """Writes parameters, by our names, as a checkpoint that transformers reads; input and output layer beside the body."""
     from safetensors.numpy import save
 
-    tensors = {
-        theirs(name) if name.startswith("body/") else name.replace("/", "."): np.asarray(value, np.float32, order="C")
-        for name, value in parameters.items()
-    }
+    tensors = {theirs(name): np.asarray(value, dtype, order="C") for name, value in parameters.items()}
     write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_whole(folder / "config.json", (json.dumps(write_geometry(geometry), indent=2) + "\n").encode())

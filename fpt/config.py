@@ -18,6 +18,8 @@ from fpt.task import Task
 
 DTYPES = ("float32", "bfloat16")
 INITS = ("original", "depth-scaled")
+OPTIMIZERS = ("adam", "muon")
+DECAYS = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Config:
     attention_dropout: float | None = None
     residual_dropout: float | None = None
     clip: float = 1.0  # joint norm of the trainables' gradient
+    optimizer: str = "adam"  # or muon; what these do is said in `optimization`
+    weight_decay: float = 0.0  # of the blocks' matrices, per step and unit of rate
+    warmup: int = 0  # steps
+    decay: str = "constant"  # of the rate, or cosine: to zero at the last step
+    accumulate: int = 1  # parts that a batch is split into, one after another
     init: str = "original"  # of a random body: N(0, 0.02); depth-scaled: residual projections / sqrt(2 layers)
     geometry: Geometry | None = None  # of the body; filled in when it is found, as is the next
     checkpoint: str | None = None  # digest of the weights that are loaded
@@ -48,7 +55,8 @@ class Config:
 
     def __post_init__(self):
         """Raises UserError for a value that no run can have."""
-        for name, least in (("steps", 1), ("batch", 1), ("eval_every", 1), ("eval_examples", 1)):
+        for name, least in (("steps", 1), ("batch", 1), ("eval_every", 1), ("eval_examples", 1), ("accumulate", 1),
+                            ("warmup", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
@@ -63,10 +71,13 @@ class Config:
         for name in ("lr", "clip"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise UserError(f"--{name} must be a positive number, not {getattr(self, name)}")
-        if self.dtype not in DTYPES:
-            raise nearest(self.dtype, DTYPES, "dtype")
-        if self.init not in INITS:
-            raise nearest(self.init, INITS, "init")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise UserError(f"--weight-decay must not be negative, nor infinite: {self.weight_decay}")
+        if self.batch % self.accumulate:
+            raise UserError(f"--accumulate {self.accumulate} does not divide --batch {self.batch}")
+        for name, known in (("dtype", DTYPES), ("init", INITS), ("optimizer", OPTIMIZERS), ("decay", DECAYS)):
+            if getattr(self, name) not in known:
+                raise nearest(getattr(self, name), known, name)
         if not roles.parse(self.train).terms:
             raise UserError("--train none trains nothing; the smallest useful set is output")
         roles.parse(self.load or "none")
@@ -76,7 +87,8 @@ class Config:
         """The configuration that a task's preset states, with some settings changed."""
         stated = task.presets[preset]
         return cls(**(dict(task=task, body=stated.body, steps=stated.steps, batch=stated.batch, lr=stated.lr,
-                           eval_every=stated.eval_every, eval_examples=stated.eval_examples) | settings))
+                           eval_every=stated.eval_every, eval_examples=stated.eval_examples)
+                      | dict(stated.settings or {}) | settings))
 
     def record(self) -> dict[str, Any]:
         """The configuration as JSON: `from_record` gives it back."""

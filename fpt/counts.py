@@ -20,7 +20,7 @@ def count(shapes: dict[str, tuple[int, ...]], chosen: RoleSet, geometry: Geometr
     trainable = {name: size[name] for name in shapes if name in chosen}
     effective = trainable | {name: tokens * geometry.width for name in trainable if name == "body/wpe"}
     left_out = ("output/bias", "body/ln_f/scale", "body/ln_f/bias")
-    total = sum(size.values()) + ("body/wte" not in size) * geometry.vocabulary * geometry.width
+    total = sum(size.values()) + ("token/embedding" not in size) * geometry.vocabulary * geometry.width
     return {
         "trainable": sum(trainable.values()),
         "effective": sum(effective.values()),

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from fpt.records import finite
-from fpt.task import Split, Task
+from fpt.task import UNSCORED, Split, Task
 from fpt.trainer import Trainer
 
 TOKENS_AT_ONCE = 16_384
+LOGITS_AT_ONCE = 2**26
 
 
 def take(split: Split, examples: int | None) -> Split:
@@ -25,7 +26,9 @@ def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
 
     between: called before each chunk; what it raises ends the evaluation.
     """
-    size = max(1, min(len(split.inputs), TOKENS_AT_ONCE // (trainer.task.tokens * trainer.runs)))
+    task = trainer.task
+    size = min(TOKENS_AT_ONCE // (task.tokens * trainer.runs), LOGITS_AT_ONCE // (task.answers * task.classes * trainer.runs))
+    size = max(1, min(len(split.inputs), size))
     predictions, losses = [], []
     for start in range(0, len(split.inputs), size):
         between()
@@ -38,10 +41,10 @@ def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
 
 
 def score(task: Task, split: Split, predictions: np.ndarray, losses: np.ndarray) -> dict[str, Any]:
-    """One run's predictions [N, A] and losses [N] -> accuracy over all answers, mean loss, n, accuracy by slice."""
+    """One run's predictions [N, A] and losses [N] -> accuracy over all scored answers, mean loss, n, accuracy by slice."""
     right = predictions == split.targets
     slices = {name: finite(right[mask].mean()) for name, mask in task.slices(split.inputs).items() if mask.any()}
-    return {"accuracy": float(right.mean()), "loss": finite(losses.mean(dtype=np.float64)), "n": len(right), "slices": slices}
+    return {"accuracy": float(right.mean(where=split.targets != UNSCORED)), "loss": finite(losses.mean(dtype=np.float64)), "n": len(right), "slices": slices}
 
 
 def evaluate(trainer: Trainer, frozen: dict, trainable: dict, split: Split,

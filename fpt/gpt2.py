@@ -179,10 +179,10 @@ class Body(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, embeds, key=None, read=None, hidden: bool = False, maps: bool = False):
+    def __call__(self, embeds, key=None, read=None, hidden: bool = False, maps: bool = False, first=0):
         """Embedded tokens [B, T, D] -> the last hidden states [B, Q, D] of the tokens that are read, and what was Seen.
 
-        key: draws the dropout; None for none.  read: see `pick`.
+        key: draws the dropout; None for none.  read: see `pick`.  first: the position of the first token.
         hidden, maps: what Seen shall hold; without them the last block computes what is read and nothing else.
         """
         geometry = self.geometry
@@ -194,7 +194,7 @@ class Body(nn.Module):
         norm = functools.partial(nn.LayerNorm, epsilon=geometry.epsilon, use_fast_variance=False)
 
         positions = self.param("wpe", nn.initializers.zeros, (geometry.positions, geometry.width))
-        x = dropout(embeds + positions[:tokens], geometry.embedding_dropout, bits[-1])
+        x = dropout(embeds + jax.lax.dynamic_slice_in_dim(positions, first, tokens), geometry.embedding_dropout, bits[-1])
         states, seen = [], []
         for layer in range(geometry.layers):
             early = read if layer == geometry.layers - 1 and not (hidden or maps) else None

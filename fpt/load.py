@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from fpt import checkpoint as checkpoints
@@ -86,7 +88,7 @@ class LoadedRun:
                             "versions of jax and flax differ from those in its result.json")
         self.trainable = {name: jnp.asarray(value)[None] for name, value in trained.items()}
         self.frozen = frozen
-        self.trainer = Trainer(self.model, self.task, config.batch, config.clip, 1, source.axes(1))
+        self.trainer = Trainer(self.model, self.config, 1, source.axes(1))
 
     @cached_property
     def parameters(self) -> dict[str, jax.Array]:
@@ -106,14 +108,22 @@ class LoadedRun:
     def _apply(self, parameters, inputs, key, hidden, maps):
         return apply(self.model, parameters, self.task.encode(inputs), key, hidden=hidden, maps=maps)
 
-    def export(self, folder: Path) -> None:
-        """Writes the whole model as a GPT-2 checkpoint, with input and output layer beside the body's names.
+    def export(self, folder: Path, whole: bool = True, dtype=np.float32) -> None:
+        """Writes the model as a GPT-2 checkpoint, with input and output layer beside the body's names.
 
+        whole: else the body alone and its token table, with GPT-2's own dropout rates, whatever it was trained with.
         Raises UserError for a folder that already holds a run or a checkpoint.
         """
         if held := sorted(path.name for pattern in ("config.json", "*.safetensors") for path in folder.glob(pattern)):
             raise UserError(f"{folder} already holds {held[0]}; name another folder for the export")
-        checkpoints.write(folder, self.model.geometry, self.parameters)
+        geometry, parameters = self.model.geometry, self.parameters
+        if self.model.tied:
+            geometry = dataclasses.replace(geometry, vocabulary=self.model.vocabulary)
+        if not whole:
+            rates = {field.name: field.default for field in dataclasses.fields(Geometry) if field.name.endswith("_dropout")}
+            geometry = dataclasses.replace(geometry, **rates)
+            parameters = {name: value for name, value in parameters.items() if name.startswith(("body/", "token/"))}
+        checkpoints.write(folder, geometry, parameters, dtype)
 
 
 def load_run(folder: Path | str) -> LoadedRun:

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fpt import births
 from fpt.bodies import Geometry
-from fpt.gpt2 import Body, Projection, dropout
+from fpt.gpt2 import Body, Projection, dropout, product
 from fpt.randomness import stream
 from fpt.task import Task
 
@@ -19,7 +19,8 @@ class Model(nn.Module):
     """Tokens of a task -> logits, after Lu et al. 2021, section 2.2, and the released `fpt.py`.
 
     Continuous tokens pass a linear layer and dropout, symbols are embedded; one linear layer answers from the tokens
-    that are read.  What parameters begin with is said in `births`.
+    that are read.  A `tied` task is a language model's: the body's token table embeds its symbols, and answers.
+    What parameters begin with is said in `births`.
     """
 
     geometry: Geometry
@@ -29,14 +30,15 @@ class Model(nn.Module):
     queries: int
     answers_per_query: int
     classes: int
+    tied: bool = False
     input_dropout: float = 0.1
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens, key=None, hidden: bool = False, maps: bool = False):
+    def __call__(self, tokens, key=None, hidden: bool = False, maps: bool = False, first=0):
         """Tokens [B, T, W] or [B, T] -> logits [B, A, C], and what was Seen on the way.
 
-        key: draws the dropout; None for none.  hidden, maps: what Seen shall hold.
+        key: draws the dropout; None for none.  hidden, maps: what Seen shall hold.  first: the first token's position.
         """
         body_key = input_bits = None
         if key is not None:
@@ -45,21 +47,25 @@ class Model(nn.Module):
             embeds = Projection(self.geometry.width, self.dtype, name="input")(tokens)
             embeds = dropout(embeds, self.input_dropout, input_bits)
         else:
-            embeds = nn.Embed(self.vocabulary, self.geometry.width, name="input")(tokens)
+            table = nn.Embed(self.vocabulary, self.geometry.width, name="token" if self.tied else "input")
+            embeds = table(tokens)
         read = self.queries
         if self.pad is not None:
             lengths = jnp.sum(tokens != self.pad, axis=1)
             read = lengths[:, None] - self.queries + jnp.arange(self.queries)
         body = Body(self.geometry, self.dtype, name="body")
-        states, seen = body(embeds, body_key, read, hidden, maps)
-        logits = Projection(self.answers_per_query * self.classes, self.dtype, name="output")(states)
+        states, seen = body(embeds, body_key, read, hidden, maps, first)
+        if self.tied:
+            logits = product(states, table.embedding.T, self.dtype)
+        else:
+            logits = Projection(self.answers_per_query * self.classes, self.dtype, name="output")(states)
         return logits.reshape(len(logits), -1, self.classes), seen
 
 
 def build(task: Task, geometry: Geometry, *, input_dropout: float = 0.1, dtype=jnp.float32) -> Model:
     """The model of a task on a body of that geometry."""
     return Model(geometry, task.width, task.vocabulary, task.pad, task.queries, task.answers_per_query, task.classes,
-                 input_dropout, dtype)
+                 task.tied, input_dropout, dtype)
 
 
 def apply(model: Model, parameters: dict, tokens, key=None, **asked):

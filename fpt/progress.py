@@ -18,8 +18,9 @@ def waiting(label: str, quiet: bool = False):
 class Steps:
     """Progress through the steps of a stack.  Used as a context; `say` prints a line above the bar."""
 
-    def __init__(self, label: str, total: int, done: int, quiet: bool = False):
-        self.label, self.total, self.done = label, total, done
+    def __init__(self, label: str, total: int, done: int, quiet: bool = False, tokens: int | None = None):
+        """tokens: in a step, where the pace is told in tokens."""
+        self.label, self.total, self.done, self.tokens = label, total, done, tokens
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self.bar = Progress(
             TextColumn(label), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
@@ -40,12 +41,13 @@ class Steps:
     def say(self, line: str) -> None:
         self.console.print(line, markup=False)
 
-    def update(self, step: int, rate: float, loss: float, accuracy: float | None) -> None:
-        """steps done, steps/s, mean training loss, and the best run's accuracy on validation."""
-        figures = f"{rate:.3g} steps/s  loss {loss:.3f}" + (f"  val {accuracy:.3f}" if accuracy is not None else "")
+    def update(self, step: int, seconds: float, loss: float, accuracy: float | None) -> None:
+        """steps done, seconds a step, mean training loss, and the best run's accuracy on validation."""
+        pace = f"{self.tokens / seconds:,.0f} tokens/s" if self.tokens else f"{1 / seconds:.3g} steps/s"
+        figures = f"{pace}  loss {loss:.3f}" + (f"  val {accuracy:.3f}" if accuracy is not None else "")
         if self.bar:
             self.bar.update(self.task, completed=step, figures=figures)
         elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            left = (self.total - step) / rate
+            left = (self.total - step) * seconds
             self.say(f"{self.label}  step {step}/{self.total}  {figures}  {left:.0f} s left")

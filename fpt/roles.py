@@ -20,7 +20,7 @@ RULES = {
     r"body/(h_\d+/ln_[12]|ln_f)/(scale|bias)": "norm",
     r"body/h_\d+/attn/(c_attn|c_proj)/(kernel|bias)": "attention",
     r"body/h_\d+/mlp/(c_fc|c_proj)/(kernel|bias)": "feedforward",
-    r"body/wte": "token",
+    r"token/embedding": "token",
 }
 ROLES = tuple(dict.fromkeys(RULES.values()))
 NAMES = {

@@ -73,6 +73,7 @@ class Stacks:
         self.data_digests = {name: parameters.digest(split._asdict()) for name, split in self.data.items()}
         self.validation = take(self.data["validation"], config.eval_examples or VALIDATION)
         self.test = take(self.data["test"], config.eval_examples)
+        self.probes = {name: self.data[name] for name in self.task.probes}
         train = self.data.get("train")
         self.train_split = None if train is None else Split(*map(jnp.asarray, train))
         self.model = parameters.model_of(config)
@@ -97,12 +98,13 @@ class Stacks:
 
     def _train(self, folders: list[records.Folder]) -> None:
         stack = Stack(self, folders)
-        with Steps(self.task.name, self.config.steps, stack.step, self.quiet) as progress:
+        tokens = len(folders) * self.config.batch * self.task.tokens if self.task.tied else None
+        with Steps(self.task.name, self.config.steps, stack.step, self.quiet, tokens) as progress:
             stack.run(progress)
         self.begun = time.monotonic()
 
     def trainer(self, runs: int) -> Trainer:
-        return Trainer(self.model, self.task, self.config.batch, self.config.clip, runs, self.source.axes(runs))
+        return Trainer(self.model, self.config, runs, self.source.axes(runs))
 
     def compile(self, runs: int) -> tuple[Any, int]:
         """The training loop of a stack of so many runs, and the bytes that it needs on the device.  Nothing is drawn."""

@@ -110,7 +110,7 @@ class Stack:
         self.training += taken
         self.per_dispatch = max(1, min(MOST_PER_DISPATCH, int(SECONDS_PER_DISPATCH * count / taken)))
         alive = losses[diverged == NEVER] / (self.step - self.evaluated)
-        progress.update(self.step, self.step / self.training, alive.mean() if len(alive) else math.nan,
+        progress.update(self.step, self.training / self.step, alive.mean() if len(alive) else math.nan,
                         max(history[-1]["validation"]["accuracy"] for history in self.history))
 
     @property
@@ -129,6 +129,7 @@ class Stack:
     def _evaluate(self, progress: Steps, between: Callable[[], None]) -> None:
         """Adds a line to each run's history, and keeps the weights of those that are better than ever before."""
         found = evaluate(self.trainer, self.frozen, self.state.trainable, self.common.validation, between)
+        probed = self._probed(self.state.trainable, between)
         diverged = np.asarray(self.state.diverged)
         improved = np.zeros(len(self.folders), bool)
         for number, history in enumerate(self.history):
@@ -139,8 +140,8 @@ class Stack:
             steps = (self.step if diverged[number] == NEVER else int(diverged[number])) - last
             trained = {"loss": records.finite(self.state.loss[number] / steps),
                        "accuracy": records.finite(self.state.accuracy[number] / steps)} if steps else None
-            history.append({"step": self.step, "train": trained, "validation": found[number],
-                            "seconds": round(self.seconds, 3)})
+            line = {"step": self.step, "train": trained, "validation": found[number], "seconds": round(self.seconds, 3)}
+            history.append(line | ({"probes": probed[number]} if probed[number] else {}))
             if diverged[number] != NEVER:
                 history[-1]["diverged_at"] = int(diverged[number])
                 others = "; the others go on" if len(self.folders) > 1 else ""
@@ -150,9 +151,16 @@ class Stack:
         for folder, history in zip(self.folders, self.history):
             folder.write_metrics(history)
 
+    def _probed(self, trainable: dict, between: Callable[[], None]) -> list[dict[str, dict]]:
+        """Each run's score on each of the task's probes, by name."""
+        scores = {name: evaluate(self.trainer, self.frozen, trainable, split, between)
+                  for name, split in self.common.probes.items()}
+        return [{name: score[number] for name, score in scores.items()} for number in range(len(self.folders))]
+
     def _results(self, between: Callable[[], None]) -> list[dict]:
         common, config = self.common, self.common.config
         tested = evaluate(self.trainer, self.frozen, self.best, common.test, between)
+        probed = self._probed(self.best, between)
         floors = {name: records.finite(value) for name, value in common.task.floors(common.data, common.test).items()}
         frozen = [parameters.digest(self._frozen(number)) for number in range(len(self.folders))]
         between()
@@ -160,7 +168,9 @@ class Stack:
         for number, history in enumerate(self.history):
             best = max(history, key=lambda line: _rank(line["validation"]))  # the earliest of equals
             diverged = history[-1].get("diverged_at")
+            figures = common.task.figures(common.data, common.test, tested[number], probed[number])
             results.append({
+                "figures": {name: records.finite(value) for name, value in figures.items()},
                 "status": "finished" if diverged is None else "diverged", "diverged_at": diverged,
                 "test": tested[number], "validation": best["validation"], "best_step": best["step"],
                 "steps": history[-1]["step"], "floors": floors, "counts": common.counts, "seconds": round(self.seconds, 3),
@@ -244,7 +254,7 @@ def _summarise(progress: Steps, folders: list[records.Folder], results: list[dic
         floors = {name: value for name, value in result["floors"].items() if "/" not in name}
         floor = max(floors, key=floors.get)
         test = result["test"]
-        parts = "".join(f", {name} {value:.4f}" for name, value in test["slices"].items())
+        parts = "".join(f", {name} {value:.4f}" for name, value in (test["slices"] | result["figures"]).items())
         state = "" if result["status"] == "finished" else f"diverged at step {result['diverged_at']}; "
         progress.say(f"{folder.path}\n"
                      f"  {state}test accuracy {test['accuracy']:.4f} on {test['n']:,} examples{parts}\n"

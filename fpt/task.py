@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 
+UNSCORED = -1  # a target that counts neither in the loss nor in the accuracy
+
+
 class Split(NamedTuple):
     """Examples as they are stored: uint8 images, int8 bits, symbol numbers."""
 
     inputs: Any  # [N, ...]
-    targets: Any  # [N, A] int32
+    targets: Any  # [N, A] int32, some of them UNSCORED: as many in every example of a split
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Preset:
     eval_every: int  # steps between evaluations on validation
     eval_examples: int | None = None  # None: 2,000 of validation, and all of test
     sizes: Mapping[str, Any] | None = None  # fields of the task that differ from their defaults
+    settings: Mapping[str, Any] | None = None  # likewise, of the configuration's other fields
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Task:
     queries: ClassVar[int] = 1  # Q: trailing tokens that are read
     answers_per_query: ClassVar[int] = 1  # A / Q
     classes: ClassVar[int]  # C
+    tied: ClassVar[bool] = False  # symbols are embedded by the body's token table, and answered by it, as in a language model
+    probes: ClassVar[tuple[str, ...]] = ()  # splits that are scored beside validation, to be watched: nothing is chosen by them
 
     def load(self, folder: Path | None, report: Callable[[str], None] = print) -> dict[str, Split]:
         """The splits as host arrays: `validation`, `test`, and `train` where training examples are not drawn from a key.
@@ -78,6 +84,11 @@ class Task:
         A floor of one of the `slices` alone is named `slice/predictor`.
         """
         raise NotImplementedError
+
+    def figures(self, data: dict[str, Split], examples: Split, score: dict[str, Any],
+                probes: dict[str, dict[str, Any]]) -> dict[str, float]:
+        """What else a score on `examples` and those on the probes come to, by name, in a unit of the task's own."""
+        return {}
 
     def slices(self, inputs) -> dict[str, Any]:
         """Stored inputs [N, ...] -> name of a part -> bool [N, A]: accuracies reported beside the headline."""

@@ -22,9 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fpt.config import Config
 from fpt.model import Model, apply
+from fpt.optimization import rate_factor, transformation
 from fpt.randomness import stream
-from fpt.task import Split, Task
+from fpt.task import UNSCORED, Split, Task
 
 NEVER = -1
 
@@ -51,31 +53,52 @@ class Trainer:
     """The compiled functions of one model on one task.  Rates, seeds and step counts are values: nothing compiles twice."""
 
     model: Model
-    task: Task
-    batch: int
-    clip: float
+    config: Config  # of all runs, but for rate and seed
     runs: int  # R
     axes: dict[str, int | None]  # the runs' axis of each frozen parameter, None where they share it
 
     @property
-    def optimizer(self) -> optax.GradientTransformation:
-        """Adam as torch computes it, after clipping the gradient of all trainables by their joint norm."""
-        return optax.chain(optax.clip_by_global_norm(self.clip), optax.scale_by_adam())
+    def task(self) -> Task:
+        return self.config.task
 
     def loss(self, trainable, frozen, batch: Split, key=None):
-        """Mean cross-entropy over a batch's answers, and accuracy.  `key` draws the dropout."""
-        logits, _ = apply(self.model, trainable | frozen, self.task.encode(batch.inputs), key)
+        """Mean cross-entropy over a batch's answers, and accuracy.  `key` draws the dropout.
+
+        A language model's batch is shorter than its positions: it begins at one drawn anew for each step, so that every
+        row of the table is trained.
+        """
+        first = 0
+        if self.task.tied and key is not None:
+            spare = self.model.geometry.positions - self.task.tokens
+            first = jax.random.randint(stream(key, "position"), (), 0, spare + 1)
+        logits, _ = apply(self.model, trainable | frozen, self.task.encode(batch.inputs), key, first=first)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
-        return losses.mean(), (logits.argmax(-1) == batch.targets).mean()
+        scored = batch.targets != UNSCORED
+        return losses.mean(where=scored), (logits.argmax(-1) == batch.targets).mean(where=scored)
+
+    def gradient(self, trainable, frozen, batch: Split, key):
+        """((loss, accuracy), gradient by the trainables) of a batch, taken in `accumulate` parts of equal size."""
+        count = self.config.accumulate
+        value_and_gradient = jax.value_and_grad(self.loss, has_aux=True)
+        if count == 1:
+            return value_and_gradient(trainable, frozen, batch, key)
+        parts = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)
+
+        def add(number, sum):
+            part = jax.tree.map(lambda leaf: leaf[number], parts)
+            return jax.tree.map(jnp.add, sum, value_and_gradient(trainable, frozen, part, jax.random.fold_in(key, number)))
+
+        zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trainable))
+        return jax.tree.map(lambda sum: sum / count, jax.lax.fori_loop(0, count, add, zero))
 
     def step(self, frozen, train: Split | None, condition: Condition, state: State, number) -> State:
         """One step of one run: draw a batch, differentiate by the trainables, clip, move."""
-        batch = self.task.draw(train, stream(condition.key, "data"), number, self.batch)
+        batch = self.task.draw(train, stream(condition.key, "data"), number, self.config.batch)
         key = jax.random.fold_in(stream(condition.key, "dropout"), number)
-        value_and_gradient = jax.value_and_grad(self.loss, has_aux=True)
-        (loss, accuracy), gradient = value_and_gradient(state.trainable, frozen, batch, key)
-        updates, moments = self.optimizer.update(gradient, state.moments)
-        moved = optax.apply_updates(state.trainable, optax.tree.scale(-condition.rate, updates))
+        (loss, accuracy), gradient = self.gradient(state.trainable, frozen, batch, key)
+        updates, moments = transformation(self.config).update(gradient, state.moments, state.trainable)
+        rate = condition.rate * rate_factor(self.config, number)
+        moved = optax.apply_updates(state.trainable, optax.tree.scale(-rate, updates))
 
         running = (state.diverged == NEVER) & jnp.isfinite(loss)
         keep = partial(jax.tree.map, lambda new, old: jnp.where(running, new, old))
@@ -87,7 +110,7 @@ class Trainer:
 
     def begin(self, trainable: dict) -> State:
         """The state before the first step; trainable [R, ...]."""
-        moments = jax.vmap(self.optimizer.init)(trainable)
+        moments = jax.vmap(transformation(self.config).init)(trainable)
         return State(trainable, moments, jnp.full(self.runs, NEVER, jnp.int32), jnp.zeros(self.runs), jnp.zeros(self.runs))
 
     @cached_property
@@ -121,7 +144,7 @@ class Trainer:
         def answer(frozen, trainable, inputs, targets):
             logits, _ = apply(self.model, trainable | frozen, self.task.encode(inputs))
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-            return logits.argmax(-1).astype(jnp.int16), losses.mean(-1)
+            return logits.argmax(-1).astype(jnp.int32), losses.mean(-1, where=targets != UNSCORED)
 
         return jax.jit(self._mapped(answer, (self.axes, 0, None, None)))
 

@@ -46,7 +46,7 @@ def main() -> None:
         noise = np.random.default_rng(0)
         train = Split(jnp.asarray(noise.integers(0, 256, (1_000, 32, 32, 3), np.uint8)),
                       jnp.asarray(noise.integers(0, 10, (1_000, 1), np.int32)))
-    trainer = Trainer(model, task, batch, config.clip, runs, source.axes(runs))
+    trainer = Trainer(model, config, runs, source.axes(runs))
     condition = Condition(jax.random.split(jax.random.key(0), runs), jnp.full(runs, 1e-3))
     state, done = trainer.begin(trainable), 0
     del trainable

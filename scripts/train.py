@@ -3,108 +3,13 @@
 Several rates and seeds are trained as one stack: `python -m scripts.train bit-xor --lr 1e-3 3e-4 --seed 0 1 2`.
 """
 
-from __future__ import annotations
-
-import dataclasses
-import os
-import platform
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Generic, TypeVar
-
-import tyro
-
-from fpt.config import Config, grid
-from fpt.errors import UserError
-from fpt.files import cache_folder
-from fpt.task import Task
-from scripts.command import chosen_task, expected, parsed, preset_of, run
-
-TaskType = TypeVar("TaskType", bound=Task)
-
-
-@dataclass(frozen=True)
-class Options(Generic[TaskType]):
-    """Trains a task on a frozen body; rates and seeds together make a stack of runs."""
-
-    task: Annotated[TaskType, tyro.conf.arg(name="")]
-    body: str
-    """A geometry (gpt2-mini, gpt2, gpt2-medium, gpt2-large, gpt2-xl), a checkpoint's folder or a hub id."""
-    lr: tuple[float, ...]
-    """Learning rates: each makes a run."""
-    steps: int
-    """Training steps."""
-    batch: int
-    """Examples in a step."""
-    eval_every: int
-    """Steps between evaluations on validation."""
-    eval_examples: int | None
-    """Examples of validation and of test that are evaluated; None: 2,000 and all."""
-    load: str | None = None
-    """Roles taken from the checkpoint; None: `body` where there are weights, else `none`."""
-    train: str = "fpt"
-    """Roles that are trained: fpt, output, all, or a sum like input+output+norm+attention@0-5."""
-    seed: tuple[int, ...] = (0,)
-    """Seeds: each makes a run."""
-    body_seed: int | None = None
-    """Seed of a random body; None: the run's own."""
-    dtype: str = "float32"
-    """Of the frozen matrices and all matrix products: float32 or bfloat16."""
-    dropout: float = 0.1
-    """After a continuous input layer."""
-    embedding_dropout: float | None = None
-    """In the body; None: as its configuration says (0.1 in GPT-2), like the next two."""
-    attention_dropout: float | None = None
-    """On attention weights."""
-    residual_dropout: float | None = None
-    """On what each layer adds."""
-    clip: float = 1.0
-    """Largest joint norm of the gradient."""
-    init: str = "original"
-    """Of a random body: original, N(0, 0.02), or depth-scaled, residual projections over sqrt(2 layers) as in newer libraries."""
-    preset: str = "laptop"
-    """Where the defaults come from: laptop, minutes on two cores, or paper."""
-    data_dir: Path | None = None
-    """Folder that holds mnist/, cifar10/ or listops/; None: FPT_DATA, else they are fetched."""
-    out: Path = Path("runs")
-    """Folder of run folders."""
-    task_file: Path | None = None
-    """A Python file that defines a task of your own, in place of TASK."""
-
-
-def parse(arguments: list[str]) -> tuple[list[Config], Options]:
-    """Command line -> the configurations of its runs, and the options.  Raises UserError for values that cannot be."""
-    task_class, file, rest = chosen_task(arguments, "python -m scripts.train TASK [options]")
-    name, preset, task = preset_of(task_class, rest)
-    default = Options(task=task, body=preset.body, lr=(preset.lr,), steps=preset.steps, batch=preset.batch,
-                      eval_every=preset.eval_every, eval_examples=preset.eval_examples)
-    about, known = task_class.__doc__.splitlines()[0], name == "laptop" and expected(task_class)
-    if known:
-        about += (f"\n\nThe defaults come to {known.accuracy:.3f} on test in {known.minutes:.1f} minutes on two cores; the best "
-                  f"trivial predictor, to {known.floor:.3f}.")
-    options = parsed(Options[task_class], rest, f"python -m scripts.train {task_class.name}",
-                     description=about, default=default)
-    for name in ("lr", "seed"):
-        if not getattr(options, name):
-            raise UserError(f"--{name} needs at least one value")
-    names = {field.name for field in dataclasses.fields(Config)} - {"task_file"}
-    settings = {name: value for name, value in vars(options).items() if name in names and name not in ("lr", "seed")}
-    config = Config(lr=options.lr[0], seed=options.seed[0], task_file=file and str(file.resolve()), **settings)
-    return grid(config, options.lr, options.seed), options
+from scripts.command import chosen_task, run
+from scripts.options import configurations, train_all
 
 
 def main(arguments: list[str]) -> None:
-    configs, options = parse(arguments)
-    # What XLA compiled once it need not compile again; one folder a machine, since it is code for that machine.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla" / platform.node()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    from fpt.run import train
-    from fpt.stack import Interrupted
-
-    try:
-        train(configs, out=options.out, data_dir=options.data_dir)
-    except Interrupted as stopped:
-        raise KeyboardInterrupt(f"stopped by {stopped}; the state is saved, and the same command goes on from it") from None
+    task_class, file, rest = chosen_task(arguments, "python -m scripts.train TASK [options]")
+    train_all(*configurations(task_class, file, rest, f"python -m scripts.train {task_class.name}"))
 
 
 if __name__ == "__main__":

@@ -19,13 +19,18 @@ TASKS = {
     "cifar10": "tasks.images:Cifar10",
     "cifar10-lra": "tasks.images:Cifar10Lra",
 }
+BIRTHS = {  # what a body is pretrained on
+    "language": "tasks.language:Language",
+    "copy": "tasks.copying:Copying",
+}
 
 
 def find(name: str) -> type[Task]:
     """The class of a task that ships with the project.  Raises UserError naming the nearest name."""
-    if name not in TASKS:
+    known = TASKS | BIRTHS
+    if name not in known:
         raise nearest(name, TASKS, "task")
-    module, cls = TASKS[name].split(":")
+    module, cls = known[name].split(":")
     return getattr(importlib.import_module(module), cls)
 
 

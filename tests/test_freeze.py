@@ -27,7 +27,7 @@ def stacked(train, runs=1, geometry=TINY, dtype="float32", task=BitXor(), **sett
     configs = [dataclasses.replace(config, seed=seed) for seed in range(runs)]
     source = Source(config, model, None, own_bodies=config.body_seed is None)
     trainable, frozen = source.stack(configs)
-    trainer = Trainer(model, task, config.batch, config.clip, runs, source.axes(runs))
+    trainer = Trainer(model, config, runs, source.axes(runs))
     keys = jnp.stack([jax.random.key(seed) for seed in range(runs)])
     return trainer, frozen, Condition(keys, jnp.full(runs, config.lr)), trainer.begin(trainable)
 

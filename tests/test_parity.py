@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from fpt import checkpoint, load_body, roles
 from fpt.bodies import ACTIVATIONS, GEOMETRIES, Geometry
+from fpt.config import Config
 from fpt.load import LoadedBody
 from fpt.model import Model, apply
 from fpt.task import Preset, Split, Task
@@ -90,7 +91,8 @@ def test_gradients_and_a_clipped_step_are_torchs():
     geometry = Geometry(**parity.SMALL, embedding_dropout=0, attention_dropout=0, residual_dropout=0)
     model = Model(geometry, parity.WIDTH, None, None, 1, 1, parity.CLASSES, input_dropout=0)
     trainable, frozen = roles.split(parity.weights(geometry) | parity.ends(geometry), roles.parse("fpt"))
-    trainer = Trainer(model, Fixed(), parity.BATCH, 1.0, 1, dict.fromkeys(frozen))
+    config = Config(Fixed(), "small", steps=1, batch=parity.BATCH, lr=parity.RATE, eval_every=1)
+    trainer = Trainer(model, config, 1, dict.fromkeys(frozen))
     wanted = stored("gelu_new")
 
     def near(found, expected, name):

@@ -40,7 +40,7 @@ def test_a_parameter_without_a_role_is_an_error():
 @pytest.mark.parametrize("text, inside, outside", [
     ("fpt", ["input/kernel", "body/wpe", "body/ln_f/scale", "body/h_3/ln_1/bias"], ["body/h_0/attn/c_attn/kernel"]),
     ("output", ["output/bias"], ["input/kernel", "body/wpe"]),
-    ("all", ["input/kernel", "body/h_5/mlp/c_fc/bias"], ["body/wte"]),
+    ("all", ["input/kernel", "body/h_5/mlp/c_fc/bias"], ["token/embedding"]),
     ("none", [], ["output/kernel"]),
     ("body", ["body/wpe", "body/h_1/mlp/c_proj/kernel"], ["input/kernel", "output/kernel"]),
     ("output+attention@1-2", ["body/h_1/attn/c_proj/bias", "body/h_2/attn/c_attn/kernel"], ["body/h_3/attn/c_attn/kernel"]),

@@ -1,0 +1,61 @@
+"""Copying without language: random symbols, then the same again (what induction heads do; Olsson et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fpt.task import Preset, Split
+from tasks.nexttoken import BEGIN, NextToken
+
+EXAMPLES = 256  # in a split
+
+
+@dataclass(frozen=True)
+class Copying(NextToken):
+    """Random symbols that repeat with a period drawn for each example, so that only their content tells what comes next."""
+
+    name: ClassVar[str] = "copy"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "laptop": Preset(body="gpt2-mini", batch=16, steps=1_500, lr=3e-3, eval_every=100, settings={
+            "train": "body+token", "load": "none", "optimizer": "adam", "weight_decay": 0.1, "warmup": 100, "decay": "cosine",
+            "init": "depth-scaled", "dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0,
+            "residual_dropout": 0.0}),
+    }
+
+    def load(self, folder=None, report=print) -> dict[str, Split]:
+        import jax
+
+        fixed = jax.jit(self._sample, static_argnums=1)
+        drawn = {name: Split(*map(np.asarray, fixed(jax.random.key(number), EXAMPLES)))
+                 for number, name in enumerate(["validation", "test"])}
+        return drawn | self.repetitions()
+
+    def draw(self, train, key, step, batch) -> Split:
+        import jax
+
+        return self._sample(jax.random.fold_in(key, step), batch)
+
+    def _sample(self, key, batch: int) -> Split:
+        """Inputs and targets [batch, context]; periods between an eighth and a half of the context."""
+        import jax
+        import jax.numpy as jnp
+
+        symbols, periods = jax.random.split(key)
+        drawn = jax.random.randint(symbols, (batch, self.context), 1, self.vocabulary, jnp.int32)
+        period = jax.random.randint(periods, (batch, 1), max(1, self.context // 8), self.context // 2 + 1)
+        stream = jnp.take_along_axis(drawn, jnp.arange(self.context) % period, axis=1)
+        return Split(jnp.pad(stream[:, :-1], ((0, 0), (1, 0)), constant_values=BEGIN), stream)
+
+    def floors(self, data, examples) -> dict[str, float]:
+        counts = np.bincount(examples.targets.ravel(), minlength=self.vocabulary)
+        return {"majority": float(counts.max() / counts.sum())}
+
+    def token_labels(self, example) -> list[str]:
+        return [f"place {place}: symbol {symbol}" for place, symbol in enumerate(example)]
+
+    def show(self, example, target) -> str:
+        return " ".join(map(str, [*example, target[-1]]))
