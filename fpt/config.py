@@ -20,6 +20,9 @@ DTYPES = ("float32", "bfloat16")
 INITS = ("original", "depth-scaled")
 OPTIMIZERS = ("adam", "muon")
 DECAYS = ("constant", "cosine")
+# The checkpoint's weights; normal numbers of each tensor's mean and standard deviation, or of those over a layer's
+# matrices, biases and scales; attention in closed form, with the signs of vision transformers or of GPT-2.
+BIRTHS = ("weights", "statistics", "statistics-by-layer", "mimetic", "mimetic-language")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Config:
     eval_examples: int | None = None  # None: 2,000 of validation, all of test
     load: str | None = None  # role set; None: `body` where the body has weights, else `none`
     train: str = "fpt"  # role set
+    birth: str = "weights"  # what the load set receives: see BIRTHS
+    redraw: str = "body"  # role set: what a birth of another kind makes anew; the rest of the load set keeps its weights
     seed: int = 0
     body_seed: int | None = None  # None: the run's own seed
     dtype: str = "float32"  # of the frozen matrices and of all matrix products
@@ -75,12 +80,14 @@ class Config:
             raise UserError(f"--weight-decay must not be negative, nor infinite: {self.weight_decay}")
         if self.batch % self.accumulate:
             raise UserError(f"--accumulate {self.accumulate} does not divide --batch {self.batch}")
-        for name, known in (("dtype", DTYPES), ("init", INITS), ("optimizer", OPTIMIZERS), ("decay", DECAYS)):
+        for name, known in (("dtype", DTYPES), ("init", INITS), ("optimizer", OPTIMIZERS), ("decay", DECAYS),
+                            ("birth", BIRTHS)):
             if getattr(self, name) not in known:
                 raise nearest(getattr(self, name), known, name)
         if not roles.parse(self.train).terms:
             raise UserError("--train none trains nothing; the smallest useful set is output")
         roles.parse(self.load or "none")
+        roles.parse(self.redraw)
 
     @classmethod
     def preset(cls, task: Task, preset: str = "laptop", **settings: Any) -> Config:

@@ -26,13 +26,16 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     Raises UserError where there is no such body, where weights are asked for that are not there, and for a task that
     is longer than the body's positions.
     """
-    chosen = config.load and roles.parse(config.load)
-    needless = chosen is not None and not chosen.terms and config.body in GEOMETRIES
-    found = None if needless else checkpoints.locate(config.body)
-    load = config.load or ("body" if found else "none")
-    if roles.parse(load).terms and not found:
+    mimetic = config.birth.startswith("mimetic")
+    stated = config.load or ("attention" if mimetic else None)  # what is made without a checkpoint
+    read = None if stated is None else roles.of(stated) - ({"attention"} if mimetic else set())
+    found = None if read == set() and config.body in GEOMETRIES else checkpoints.locate(config.body)
+    load = stated or ("body" if found else "none")
+    if (roles.of(load) if read is None else read) and not found:
         raise UserError(f"no weights for {config.body!r} here, so --load {load} cannot be; use --load none, or name a folder")
-    if outside := {role for role, *_ in roles.parse(load).terms} - {role for role, *_ in roles.parse("body").terms}:
+    if config.birth != "weights" and not roles.of(load):
+        raise UserError(f"--birth {config.birth} is for what --load names, and nothing is loaded; name a body with weights")
+    if outside := roles.of(load) - roles.of("body"):
         raise UserError(f"--load takes roles of the body ({roles.NAMES['body']}), not {', '.join(sorted(outside))}")
     geometry = found.geometry if found else GEOMETRIES[config.body]
     rates = {name: value for name in ("embedding_dropout", "attention_dropout", "residual_dropout")
@@ -41,7 +44,7 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     if config.task.tokens > geometry.positions:
         raise UserError(f"{config.task.name} has {config.task.tokens} tokens, but {config.body} only "
                         f"{geometry.positions} positions; make the task shorter or choose another body")
-    used = found if roles.parse(load).terms else None
+    used = found if roles.of(load) - ({"attention"} if mimetic else set()) else None
     digest = used and used.digest
     for stated, here, what in ((config.checkpoint, digest, "weights"), (config.geometry, geometry, "config.json")):
         if stated is not None and stated != here:
@@ -69,7 +72,16 @@ class Source:
         self.trainable, self.frozen = list(trainable), list(frozen)
         body = {name: shape for name, shape in self.shapes.items() if name.startswith("body/")}
         load, _ = roles.split(body, roles.parse(config.load))
-        self.loaded = checkpoints.read(found, load.__contains__, body, self._dtype) if found else {}
+        redrawn = {name for name in load if name in roles.parse(config.redraw)} if config.birth != "weights" else set()
+        if config.birth.startswith("mimetic"):
+            redrawn = {name for name in redrawn if roles.role_of(name) == "attention"}
+            sign = -1 if config.birth == "mimetic-language" else 1
+            self.instead = births.mimetic(sorted(redrawn), model.geometry.width, model.geometry.heads, sign)
+        else:
+            group = _layer_and_kind if config.birth == "statistics-by-layer" else str
+            self.instead = births.from_statistics(checkpoints.read(found, redrawn.__contains__, body), group) if redrawn else {}
+        kept = load.keys() - redrawn
+        self.loaded = checkpoints.read(found, kept.__contains__, body, self._dtype) if found and kept else {}
 
     def _dtype(self, name: str):
         """A frozen matrix of the body is held in the dtype of the products, all else in float32."""
@@ -84,7 +96,7 @@ class Source:
         body_key = stream(jax.random.key(config.seed if config.body_seed is None else config.body_seed), "body")
         dtypes = {name: self._dtype(name) for name in fresh}
         drawn = births.draw(ends, stream(jax.random.key(config.seed), "layers"), self.layers)
-        drawn |= births.draw(body, body_key, self.layers, config.init == "depth-scaled", dtypes)
+        drawn |= births.draw(body, body_key, self.layers, config.init == "depth-scaled", dtypes, self.instead)
         return {name: self.loaded[name] if name in self.loaded else jax.device_put(drawn[name]) for name in names}
 
     def axes(self, runs: int) -> dict[str, int | None]:
@@ -108,6 +120,12 @@ class Source:
         stacked = {name: jnp.stack([run.pop(name) for run in runs]) for name in own}
         frozen = self.values(configs[0], shared) | {name: stacked[name] for name in self.frozen if axes[name] == 0}
         return {name: stacked[name] for name in self.trainable}, frozen
+
+
+def _layer_and_kind(name: str) -> str:
+    """`body/h_3/attn/c_proj/bias` -> `body/h_3/bias`: with which others its statistics are taken."""
+    layer = roles.layer_of(name)
+    return name if layer is None else f"body/h_{layer}/{name.rpartition('/')[2]}"
 
 
 def digest(frozen: dict[str, Any]) -> str:

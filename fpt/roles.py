@@ -82,6 +82,11 @@ def parse(text: str) -> RoleSet:
     return RoleSet(text, tuple(dict.fromkeys(terms)))
 
 
+def of(text: str) -> set[str]:
+    """The roles that a set names, in whatever layers."""
+    return {role for role, *_ in parse(text).terms}
+
+
 def split(parameters: dict, chosen: RoleSet) -> tuple[dict, dict]:
     """Parameters by name -> those in the set, and the others.
 

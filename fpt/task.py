@@ -59,6 +59,7 @@ class Task:
     queries: ClassVar[int] = 1  # Q: trailing tokens that are read
     answers_per_query: ClassVar[int] = 1  # A / Q
     classes: ClassVar[int]  # C
+    levels: ClassVar[int]  # of `symbols`
     tied: ClassVar[bool] = False  # symbols are embedded by the body's token table, and answered by it, as in a language model
     probes: ClassVar[tuple[str, ...]] = ()  # splits that are scored beside validation, to be watched: nothing is chosen by them
 
@@ -76,6 +77,11 @@ class Task:
 
     def encode(self, inputs):
         """Stored inputs [B, ...] -> tokens [B, T, W] float32 or [B, T] int32; traced by jax."""
+        raise NotImplementedError
+
+    def symbols(self, inputs):
+        """Stored inputs [B, ...] -> what a model of the inputs themselves predicts of each token: int32 [B, T, S] in
+        0 .. levels - 1, or UNSCORED; traced by jax.  Needed only for pretraining on the task's own inputs."""
         raise NotImplementedError
 
     def floors(self, data: dict[str, Split], examples: Split) -> dict[str, float]:

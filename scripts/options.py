@@ -40,6 +40,11 @@ class Options(Generic[TaskType]):
     """Examples of validation and of test that are evaluated; None: 2,000 and all."""
     load: str | None = None
     """Roles taken from the checkpoint; None: `body` where there are weights, else `none`."""
+    birth: str = "weights"
+    """What is loaded: the checkpoint's weights, or draws that have their statistics or statistics-by-layer; or mimetic, or
+    mimetic-language, attention in closed form that needs no checkpoint."""
+    redraw: str = "body"
+    """Roles that a birth other than weights makes anew; what else is loaded keeps its weights."""
     train: str = "fpt"
     """Roles that are trained: fpt, output, all, or a sum like input+output+norm+attention@0-5."""
     seed: tuple[int, ...] = (0,)

@@ -27,6 +27,10 @@ BIRTHS = {  # what a body is pretrained on
 
 def find(name: str) -> type[Task]:
     """The class of a task that ships with the project.  Raises UserError naming the nearest name."""
+    if name.startswith("self-"):
+        from tasks.selfsupervised import on_own_inputs
+
+        return on_own_inputs(find(name.removeprefix("self-")))
     known = TASKS | BIRTHS
     if name not in known:
         raise nearest(name, TASKS, "task")

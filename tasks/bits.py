@@ -24,6 +24,7 @@ class _Bits(Task):
     """What both tasks share: `strings` of `bits` each, cut into tokens of `patch` bits, two classes a bit."""
 
     classes: ClassVar[int] = 2
+    levels: ClassVar[int] = 3  # -1, 0 and 1
 
     def __post_init__(self):
         if min(self.strings, self.bits, self.patch) < 1:
@@ -62,6 +63,11 @@ class _Bits(Task):
 
         return jnp.reshape(inputs, (len(inputs), self.tokens, self.patch)).astype(jnp.float32)
 
+    def symbols(self, inputs):
+        import jax.numpy as jnp
+
+        return jnp.reshape(inputs, (len(inputs), self.tokens, self.patch)).astype(jnp.int32) + 1
+
     def _place(self, row: int, query: int) -> str:
         first = query * self.patch
         bits = f"bit {first}" if self.patch == 1 else f"bits {first}-{first + self.patch - 1}"
@@ -77,7 +83,7 @@ class BitMemory(_Bits):
 
     name: ClassVar[str] = "bit-memory"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=4, steps=1_500, lr=2e-3, eval_every=250),
+        "laptop": Preset(body="gpt2-mini", batch=4, steps=500, lr=1e-3, eval_every=100, eval_examples=500),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
     }
 

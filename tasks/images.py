@@ -26,6 +26,7 @@ class _Images(Task):
     """What the tasks share: square images of `side` pixels and `channels`, in tokens of `patch` x `patch` pixels."""
 
     classes: ClassVar[int] = 10
+    levels: ClassVar[int] = 8
     validation: ClassVar[int] = 5_000  # images carved out of training
     source: ClassVar[sources.Source]
     class_names: ClassVar[tuple[str, ...]]
@@ -103,10 +104,23 @@ class _Images(Task):
     def encode(self, inputs):
         import jax.numpy as jnp
 
-        margin = (self.side - inputs.shape[1]) // 2
-        inputs = jnp.pad(inputs, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
         mean, deviation = (jnp.array(numbers, jnp.float32) for numbers in (self.mean, self.deviation))
-        pixels = (inputs.astype(jnp.float32) / 255 - mean) / deviation
+        return self._patches((self._padded(inputs).astype(jnp.float32) / 255 - mean) / deviation)
+
+    def symbols(self, inputs):
+        """The brightness of each pixel of a patch, in eight levels."""
+        import jax.numpy as jnp
+
+        return self._patches(self._padded(inputs).astype(jnp.int32) * self.levels // 256)
+
+    def _padded(self, inputs):
+        import jax.numpy as jnp
+
+        margin = (self.side - inputs.shape[1]) // 2
+        return jnp.pad(inputs, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+
+    def _patches(self, pixels):
+        """[B, side, side, channels] -> [B, T, W]."""
         grid = self.side // self.patch
         pixels = pixels.reshape(-1, grid, self.patch, grid, self.patch, self.channels)
         return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(-1, self.tokens, self.width)

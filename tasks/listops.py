@@ -18,7 +18,7 @@ import numpy as np
 
 from fpt.errors import UserError, nearest
 from fpt.files import cache_folder, sha256, write_whole
-from fpt.task import Preset, Split, Task
+from fpt.task import UNSCORED, Preset, Split, Task
 from tasks.expressions import CLOSE, FIRST, OPERATORS, WORDS, ZERO, Law, draw_distinct, evaluate, read, write
 
 VERSION = 1  # of the generator: part of the cache's name
@@ -101,6 +101,15 @@ class _Expressions(Task):
 
         return inputs.astype(jnp.int32)
 
+    @property
+    def levels(self) -> int:
+        return self.vocabulary
+
+    def symbols(self, inputs):
+        import jax.numpy as jnp
+
+        return jnp.where(inputs == 0, UNSCORED, inputs.astype(jnp.int32))[:, :, None]  # 0 fills up, in both tasks
+
     def slices(self, inputs) -> dict[str, np.ndarray]:
         root = np.asarray(inputs)[:, :1]
         return {name: root == FIRST + number for number, name in enumerate(OPERATORS)}
@@ -122,7 +131,7 @@ class ListOps(_Expressions):
 
     name: ClassVar[str] = "listops"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=16, steps=400, lr=2e-3, eval_every=100),
+        "laptop": Preset(body="gpt2-mini", batch=4, steps=3_000, lr=1e-2, eval_every=500),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000,
                         sizes={"shortest": 501, "longest": 1_024}),
     }
@@ -187,7 +196,7 @@ class ListOpsOriginal(_Expressions):
 
     name: ClassVar[str] = "listops-original"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=4, steps=200, lr=2e-3, eval_every=100, eval_examples=500),
+        "laptop": Preset(body="gpt2-mini", batch=4, steps=200, lr=1e-2, eval_every=100, eval_examples=500),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000, sizes={"train_examples": 96_000}),
     }
     tokens: ClassVar[int] = 512
