@@ -14,14 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 import tasks
 from fpt.errors import UserError, nearest
+from fpt.files import data_folder, write_whole
 from fpt.task import Task
 from scripts import options as training
 from scripts.command import run
+from tasks.text import END
 
 TaskType = TypeVar("TaskType", bound=Task)
 KINDS = ("language", "copy", "task", "self")
+STORED = ("float32", "float16")
+PROVENANCE = "pretraining.json"  # the run that a checkpoint comes from: configuration, curve and result
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,10 @@ class Options(training.Options[TaskType]):
 
     to: Path | None = None
     """Folder of the checkpoint; None: bodies/ and the kind's name."""
-    half: bool = False
-    """Whether its numbers are written in half precision."""
+    stored: str = "float32"
+    """Numbers of the checkpoint: float32, or float16 for half the size."""
     sample: int = 0
-    """Tokens of text to print from the trained language model."""
+    """Tokens of text that the trained language model is to write."""
 
 
 def main(arguments: list[str]) -> None:
@@ -56,16 +62,44 @@ def main(arguments: list[str]) -> None:
     if len(configs) > 1:
         raise UserError("pretraining makes one body: one --lr and one --seed; compare rates with scripts.train "
                         f"{name} first")
-    training.train_all(configs, options)
-    import numpy as np
-
+    if options.stored not in STORED:
+        raise nearest(options.stored, STORED, "--stored")
+    if options.sample and kind != "language":
+        raise UserError(f"--sample is for language; {kind} knows no words")
+    from fpt import records
     from fpt.load import load_run
     from fpt.parameters import resolve
 
-    folder = options.to or Path("bodies") / kind
-    loaded = load_run(options.out / resolve(configs[0])[0].name)
-    loaded.export(folder, whole=False, dtype=np.float16 if options.half else np.float32)
+    folder, trained = options.to or Path("bodies") / kind, options.out / resolve(configs[0])[0].name
+    stated = folder / PROVENANCE
+    written = stated.is_file() and records.read_json(stated)["run"] == trained.name
+    if not written and (folder / "config.json").exists():
+        raise UserError(f"{folder} already holds another body; name another folder with --to")
+    training.train_all(configs, options)
+    loaded = load_run(trained)
+    if kind == "language":
+        loaded.task.load(data_folder(options.data_dir), print)
+    if not written:
+        loaded.export(folder, whole=False, dtype=np.dtype(options.stored))
+        if kind == "language":
+            write_whole(folder / "tokenizer.json", loaded.task.text.vocabulary_file.read_bytes())
+        records.write_json(stated, records.summary(trained))
     print(f"{folder}: the body, for --body {folder}")
+    if options.sample:
+        print(write(loaded, options.sample))
+
+
+def write(loaded, tokens: int, temperature: float = 0.8) -> str:
+    """So many tokens that a language model draws one after another, from the beginning of a document."""
+    text, context = loaded.task.text, loaded.task.context
+    drawn, noise = [text.tokenizer.token_to_id(END)], np.random.default_rng(0)
+    for _ in range(tokens):
+        seen = drawn[-context:]
+        window = np.zeros((1, context), np.int32)
+        window[0, : len(seen)] = seen
+        logits = np.asarray(loaded(window))[0, len(seen) - 1]
+        drawn.append(int((logits / temperature + noise.gumbel(size=logits.shape)).argmax()))
+    return text.tokenizer.decode(drawn[1:], skip_special_tokens=False)
 
 
 if __name__ == "__main__":

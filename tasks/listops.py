@@ -131,7 +131,7 @@ class ListOps(_Expressions):
 
     name: ClassVar[str] = "listops"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=4, steps=3_000, lr=1e-2, eval_every=500),
+        "laptop": Preset(body="gpt2-mini", batch=4, steps=2_000, lr=1e-2, eval_every=500),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000,
                         sizes={"shortest": 501, "longest": 1_024}),
     }

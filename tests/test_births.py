@@ -1,0 +1,194 @@
+"""What the load set receives: weights, draws with their statistics, or attention in closed form."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tasks
+from fpt import UserError, births, checkpoint, parameters, roles
+from fpt.bodies import Geometry
+from fpt.config import Config
+from fpt.model import body_shapes, draw_body
+from fpt.task import UNSCORED, Task
+from tasks.bits import BitXor
+from tests.conftest import TINY
+
+WIDE = Geometry(layers=2, width=64, heads=4, positions=32, vocabulary=11)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A checkpoint in which no tensor has the mean and deviation of a fresh one, nor of another layer's."""
+    folder = tmp_path_factory.mktemp("bodies") / "trained"
+    noise = np.random.default_rng(1)
+    values = {name: value * noise.uniform(2, 5) + noise.uniform(-1, 1) + noise.normal(0, 0.1, value.shape)
+              for name, value in draw_body(WIDE, jax.random.key(5)).items()}
+    checkpoint.write(folder, WIDE, values)
+    return folder, values
+
+
+def made(body, birth, load=None, redraw="body", seed=0, **settings):
+    """All parameters of a run, by name, and its Source."""
+    config = Config(BitXor(), str(body), steps=1, batch=4, lr=1e-2, eval_every=1, birth=birth, load=load, redraw=redraw,
+                    seed=seed, **settings)
+    config, found = parameters.resolve(config)
+    source = parameters.Source(config, parameters.model_of(config), found, own_bodies=False)
+    trainable, frozen = source.stack([config])
+    return {name: np.asarray(value[0]) for name, value in trainable.items()} | jax.tree.map(np.asarray, frozen), source
+
+
+def test_statistics_of_each_tensor_are_kept_and_nothing_else(trained):
+    folder, weights = trained
+    found, _ = made(folder, "statistics")
+    for name, value in weights.items():
+        mean, deviation, count = value.mean(), value.std(), value.size
+        assert abs(found[name].mean() - mean) <= 5 * deviation / np.sqrt(count), name
+        assert abs(found[name].std() - deviation) <= 5 * deviation / np.sqrt(2 * count), name
+        if count > 1_000:
+            assert abs(np.corrcoef(found[name].ravel(), value.ravel())[0, 1]) < 0.15, name
+
+
+def test_statistics_by_layer_are_those_of_all_tensors_of_a_kind(trained):
+    folder, weights = trained
+    found, _ = made(folder, "statistics-by-layer")
+    for layer in (0, 1):
+        names = [name for name in weights if name.startswith(f"body/h_{layer}/") and name.endswith("/kernel")]
+        pooled = np.concatenate([weights[name].ravel() for name in names])
+        for name in names:
+            count = found[name].size
+            assert abs(found[name].mean() - pooled.mean()) <= 5 * pooled.std() / np.sqrt(count), name
+            assert abs(found[name].std() - pooled.std()) <= 0.1 * pooled.std(), name
+
+
+def test_what_is_not_to_be_drawn_anew_keeps_its_weights(trained):
+    folder, weights = trained
+    found, _ = made(folder, "statistics", redraw="attention+feedforward")
+    for name, value in weights.items():
+        kept = np.array_equal(found[name], value.astype(np.float32))
+        assert kept == (roles.role_of(name) in ("position", "norm")), name
+
+
+def test_a_partial_load_fills_the_roles_named_and_no_other(trained):
+    folder, weights = trained
+    fresh, _ = made(folder, "weights", load="none")
+    for load in ("attention", "feedforward", "attention@0+norm@0", "body"):
+        found, source = made(folder, "weights", load=load)
+        chosen = roles.parse(load)
+        assert set(source.loaded) == {name for name in weights if name in chosen}
+        for name in weights:
+            wanted = weights[name].astype(np.float32) if name in chosen else fresh[name]
+            assert np.array_equal(found[name], wanted), (load, name)
+
+
+def test_draws_differ_by_seed_and_are_shared_where_the_body_has_one(trained):
+    folder, _ = trained
+    name = "body/h_0/mlp/c_fc/kernel"
+    one, two = made(folder, "statistics", seed=1)[0][name], made(folder, "statistics", seed=2)[0][name]
+    assert not np.array_equal(one, two)
+    one, two = (made(folder, "statistics", seed=seed, body_seed=7)[0][name] for seed in (1, 2))
+    assert np.array_equal(one, two)
+
+
+def test_runs_of_a_stack_have_draws_of_their_own(trained):
+    config = Config(BitXor(), str(trained[0]), steps=1, batch=4, lr=1e-2, eval_every=1, birth="statistics")
+    config, found = parameters.resolve(config)
+    source = parameters.Source(config, parameters.model_of(config), found, own_bodies=True)
+    frozen = source.stack([config, dataclasses.replace(config, seed=1)])[1]["body/h_1/attn/c_attn/kernel"]
+    assert frozen.shape[0] == 2 and not np.array_equal(frozen[0], frozen[1])
+    alone, _ = made(trained[0], "statistics", seed=1)
+    assert np.array_equal(frozen[1], alone["body/h_1/attn/c_attn/kernel"])
+
+
+@pytest.mark.parametrize("birth, sign", [("mimetic", 1), ("mimetic-language", -1)])
+def test_mimetic_products_are_near_the_identity(birth, sign):
+    width, heads = 256, 4
+    names = [f"body/h_0/attn/{part}/kernel" for part in ("c_attn", "c_proj")]
+    shapes = dict(zip(names, [(width, 3 * width), (width, width)]))
+    drawn = births.draw(shapes, jax.random.key(0), 1, instead=births.mimetic(names, width, heads, sign))
+    query, key, value = np.split(drawn[names[0]], 3, axis=1)
+    product = value @ drawn[names[1]]
+    assert np.diag(product).mean() == pytest.approx(-0.4 * sign, abs=0.02)
+    assert (product - np.diag(np.diag(product))).std() == pytest.approx(0.4 / 16, rel=0.05)
+    for head in range(heads):
+        columns = slice(64 * head, 64 * head + 64)
+        product = query[:, columns] @ key[:, columns].T
+        values = np.linalg.svd(product)[1]
+        assert values[63] > 0.3 and values[64] < 1e-4  # as near as a matrix of this rank can be
+        assert sign * np.trace(product) > 0.25 * 0.7 * width
+    assert drawn[names[0]].dtype == np.float32
+
+
+def test_mimetic_attention_needs_no_checkpoint_and_leaves_the_rest_as_it_is(trained):
+    found, source = made("gpt2-mini", "mimetic")
+    plain, _ = made("gpt2-mini", "weights", load="none")
+    assert not source.loaded and source.config.load == "attention" and source.config.checkpoint is None
+    for name in plain:
+        assert np.array_equal(found[name], plain[name]) == (name not in source.instead), name
+    found, source = made(trained[0], "mimetic", load="body")
+    assert all(np.array_equal(found[name], trained[1][name].astype(np.float32)) for name in source.loaded)
+    assert len(source.instead) == 2 * WIDE.layers
+
+
+def test_a_birth_needs_something_to_give(tiny_folder):
+    with pytest.raises(UserError, match="nothing is loaded"):
+        made(tiny_folder, "statistics", load="none")
+    with pytest.raises(UserError, match="no weights for"):
+        made("gpt2-mini", "statistics", load="body")
+    with pytest.raises(UserError, match="did you mean 'statistics'"):
+        made(tiny_folder, "statistic")
+
+
+def test_a_birth_is_part_of_what_a_run_is(tiny_folder):
+    configs = [Config(BitXor(), str(tiny_folder), steps=1, batch=4, lr=1e-2, eval_every=1, birth=birth, redraw=redraw)
+               for birth in ("weights", "statistics") for redraw in ("body", "attention")]
+    assert len({config.digest for config in configs}) == 4
+
+
+@pytest.mark.parametrize("name, sizes", [("bit-memory", {"bits": 6, "patch": 2}), ("bit-xor", {}), ("mnist", {}),
+                                         ("listops", {"longest": 24, "shortest": 8})])
+def test_a_task_on_its_own_inputs_asks_for_the_next_token(name, sizes):
+    plain, task = tasks.find(name)(**sizes), tasks.find(f"self-{name}")(**sizes)
+    assert (task.tokens, task.queries, task.settings()) == (plain.tokens, plain.tokens, plain.settings())
+    noise = np.random.default_rng(0)
+    if name == "mnist":
+        inputs = noise.integers(0, 256, (3, 28, 28, 1), np.uint8)
+    elif name == "listops":
+        inputs = noise.integers(1, 16, (3, 24)).astype(np.int8)
+        inputs[1, 10:] = 0
+    else:
+        inputs = plain.load()["validation"].inputs[:3]
+    targets = np.asarray(task._following(jnp.asarray(inputs))).reshape(3, plain.tokens, -1)
+    symbols = np.asarray(plain.symbols(jnp.asarray(inputs)))
+    assert (targets[:, -1] == UNSCORED).all()
+    assert np.array_equal(targets[:, :-1], symbols[:, 1:])
+    assert symbols.max() < task.classes and targets.shape[2] == task.answers_per_query
+    if name == "listops":
+        assert (targets[1, 9:] == UNSCORED).all() and (targets[1, :9, 0] == inputs[1, 1:10]).all()
+
+
+def test_pretraining_on_own_inputs_trains_and_exports(command, tmp_path):
+    tiny = tmp_path / "tiny"
+    checkpoint.write(tiny, TINY, draw_body(TINY, jax.random.key(0)))
+    common = ["--body", tiny, "--bits", 4, "--patch", 2, "--steps", 4, "--eval-every", 2, "--batch", 4,
+              "--eval-examples", 8, "--out", tmp_path / "runs"]
+    for kind in ("self", "task"):
+        code, _, wrong = command("pretrain", kind, "bit-memory", *common, "--to", tmp_path / kind)
+        assert code == 0, wrong
+        written = checkpoint.open_folder(tmp_path / kind)
+        assert (written.geometry.layers, written.geometry.width) == (TINY.layers, TINY.width)
+        values = checkpoint.read(written, lambda name: True, body_shapes(TINY))
+        fresh = draw_body(TINY, jax.random.key(0))
+        assert not any(np.array_equal(values[name], fresh[name]) for name in values if name.endswith("kernel"))
+
+
+def test_a_task_that_does_not_say_its_symbols_cannot_be_pretrained_on():
+    from tasks.selfsupervised import on_own_inputs
+
+    class Silent(Task):
+        name = "silent"
+
+    with pytest.raises(UserError, match="lacks `symbols`"):
+        on_own_inputs(Silent)
