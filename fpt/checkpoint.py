@@ -55,10 +55,10 @@ def theirs(name: str) -> str:
 def locate(body: str) -> Checkpoint | None:
     """The checkpoint that `--body` names; None for a geometry under whose name no weights are published.
 
-    A geometry's name means the weights shipped under it, or the hub's.  Raises UserError where a folder holds no
+    A geometry's name means the weights shipped under it, or the hub's; other shipped bodies have names of their own.  Raises UserError where a folder holds no
     checkpoint, where it is damaged, where the hub's weights cannot be had, and where nothing of that name is known.
     """
-    if body in GEOMETRIES and (SHIPPED / body / "config.json").is_file():
+    if body in shipped():
         return open_folder(SHIPPED / body)
     if Path(body).is_dir():
         return open_folder(Path(body))
@@ -71,7 +71,12 @@ def locate(body: str) -> Checkpoint | None:
     try:
         return _from_hub(body)  # the hub's oldest checkpoints have names of one word
     except UserError:
-        raise nearest(body, GEOMETRIES, "body") from None
+        raise nearest(body, [*GEOMETRIES, *shipped()], "body") from None
+
+
+def shipped() -> list[str]:
+    """The names of the bodies that come with the package."""
+    return sorted(file.parent.name for file in SHIPPED.glob("*/config.json"))
 
 
 def open_folder(folder: Path) -> Checkpoint:

@@ -26,6 +26,7 @@ from fpt.task import Task
 from scripts.command import parsed, run
 
 CASES = {"bit-memory": 4, "cifar10": 16, "bit-xor": 16}  # task -> batch
+PRETRAINING = {"language": 8, "copy": 16}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Options:
     """Times training steps of a frozen body: milliseconds, share of the machine's matmul peak, peak memory."""
 
     tasks: tuple[str, ...] = tuple(CASES)
-    """Tasks to time, in the batches 4 (bit-memory) and 16."""
+    """Tasks to time, in the batches 4 (bit-memory) and 16; or language and copy, the pretraining of a whole body."""
     dtype: tuple[str, ...] = ("float32", "bfloat16")
     """Of the frozen matrices and all matrix products."""
     body: str = "gpt2"
@@ -84,17 +85,23 @@ class Side:
 
 
 def model_flops(task: Task, geometry: Geometry, batch: int) -> float:
-    """Arithmetic of one fpt step: each frozen product forward and by its input; of the last block, what read tokens need."""
+    """Arithmetic of one step.
+
+    fpt: each frozen product forward and by its input; of the last block, what read tokens need.  Pretraining: each
+    product forward, by its input and by its weights, those with the token table included; not the optimiser's.
+    """
     width, tokens, read = geometry.width, task.tokens, task.queries
     attention = 4 * tokens * width  # per query: scores and mixture over all tokens
     block = tokens * (2 * (4 * width**2 + 2 * width * geometry.inner) + attention)
+    if task.tied:
+        return 3 * batch * (geometry.layers * block + tokens * 2 * width * task.classes)
     last = tokens * 4 * width**2 + read * (2 * (2 * width**2 + 2 * width * geometry.inner) + attention)
     return 2 * batch * ((geometry.layers - 1) * block + last)
 
 
 def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
     """One row of the table."""
-    batch = options.batch or CASES.get(name, 16)
+    batch = options.batch or (CASES | PRETRAINING)[name]
     sides = [Side("scripts.benchmark_step", name, batch, options.body, dtype, options.stack)]
     if options.against == "torch":
         sides += [Side("scripts.benchmark_torch", name, batch, options.body, kind) for kind in dict.fromkeys([dtype, "float32"])]
@@ -105,10 +112,12 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
              for _ in track(range(options.turns), f"{name} {dtype}", transient=True)]
     peaks = [side.close() for side in sides]
     ours = median(turn[0] for turn in turns)
-    flops = options.stack * model_flops(tasks.find(name)(), GEOMETRIES[options.body], batch)
+    task = tasks.find(name)()
+    flops = options.stack * model_flops(task, GEOMETRIES[options.body], batch)
     row = {"task": name, "dtype": dtype, "body": options.body, "batch": batch, "stack": options.stack,
            "milliseconds": 1e3 * ours, "peak_bytes": peaks[0], "matmul_gflops": sides[0].ready["matmul"] / 1e9,
-           "fraction_of_peak": flops / ours / sides[0].ready["matmul"], "first_step_seconds": sides[0].first_step_seconds}
+           "fraction_of_peak": flops / ours / sides[0].ready["matmul"], "first_step_seconds": sides[0].first_step_seconds,
+           "tokens_per_second": options.stack * batch * task.tokens / ours}
     if options.against == "torch":
         row |= {"torch_milliseconds": 1e3 * median(turn[1] for turn in turns), "torch_peak_bytes": peaks[1],
                 "speedup": median(turn[1] / turn[0] for turn in turns),
@@ -122,8 +131,10 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     options = parsed(Options, arguments, "python -m scripts.benchmark")
     for name in options.tasks:
-        if name not in CASES:
-            raise nearest(name, CASES, "task of the benchmark")
+        if name not in CASES | PRETRAINING:
+            raise nearest(name, CASES | PRETRAINING, "task of the benchmark")
+        if name in PRETRAINING and options.against == "torch":
+            raise UserError(f"--against torch times tasks on a frozen body, not the pretraining on {name}")
     for dtype in options.dtype:
         if dtype not in ("float32", "bfloat16"):
             raise nearest(dtype, ("float32", "bfloat16"), "dtype")
@@ -149,6 +160,8 @@ def main(arguments: list[str]) -> None:
             elif options.against == "alone":
                 text += (f"\n{'':<10}  alone     {row['alone_milliseconds']:7.1f} ms  {'':<12}  {'':<9}  "
                          f"{row['speedup']:.2f}x the steps/s")
+            if name in PRETRAINING:
+                text += f"\n{'':<10}  {row['tokens_per_second']:,.0f} tokens/s"
             print(text, flush=True)
             if options.json:
                 write_whole(options.json, (json.dumps({"rows": rows}, indent=2) + "\n").encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 
@@ -36,12 +37,17 @@ def matmul_rate(dtype) -> float:
 def main() -> None:
     name, batch, body, dtype, runs = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
     task = tasks.find(name)()
-    config = Config(task, body, steps=1, batch=batch, lr=1e-3, eval_every=1, load="none", body_seed=0, dtype=dtype,
-                    geometry=GEOMETRIES[body])
+    # As `fpt.parameters.resolve` would leave it, without a look for weights.
+    geometry = GEOMETRIES[body]
+    if task.tied:
+        geometry = dataclasses.replace(geometry, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
+    config = Config.preset(task, body=body, batch=batch, load="none", body_seed=0, dtype=dtype, geometry=geometry)
     model = model_of(config)
     source = Source(config, model, None, own_bodies=False)
     trainable, frozen = source.stack([config] * runs)
     train = None
+    if name == "language":
+        train = Split(jnp.asarray(np.random.default_rng(0).integers(0, task.vocabulary, 1_000_000, np.uint16)), None)
     if name == "cifar10":  # what the pixels show does not change how long they take
         noise = np.random.default_rng(0)
         train = Split(jnp.asarray(noise.integers(0, 256, (1_000, 32, 32, 3), np.uint8)),

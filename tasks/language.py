@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 
 from fpt.errors import UserError
-from fpt.randomness import shuffled, stream
 from fpt.task import UNSCORED, Preset, Split
 from tasks.nexttoken import NextToken
 from tasks.text import Text, prepare
@@ -64,6 +63,8 @@ class Language(NextToken):
         """Windows of the stream, all once in an epoch, which begin somewhere else in each step."""
         import jax
         import jax.numpy as jnp
+
+        from fpt.randomness import shuffled, stream
 
         size = (len(train.inputs) - 1) // self.context - 1
         phase = jax.random.randint(jax.random.fold_in(stream(key, "phase"), step), (), 0, self.context)

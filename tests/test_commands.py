@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["train", "evaluate", "data", "collect", "benchmark"]
+COMMANDS = ["train", "pretrain", "evaluate", "data", "figure", "collect", "benchmark"]
 
 
 def test_help_needs_no_jax():
     code = """
 import contextlib, importlib, io, sys
 for name in %r:
-    for more in ([], ["bit-xor"], ["mnist"], ["listops"]) if name in ("train", "data") else ([],):
+    tasks = ([], ["bit-xor"], ["mnist"], ["listops"])
+    kinds = ([], ["language"], ["copy"], ["task", "mnist"], ["self", "bit-memory"])
+    for more in {"train": tasks, "data": tasks, "pretrain": kinds}.get(name, ([],)):
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
             importlib.import_module("scripts." + name).main([*more, "--help"])
         assert len(said.getvalue()) > 300, said.getvalue()
-        heavy = {"jax", "flax", "transformers", "torch", "tensorflow_datasets", "scipy"} & set(sys.modules)
+        heavy = {"jax", "flax", "transformers", "torch", "tensorflow_datasets", "scipy", "matplotlib", "tokenizers"} & set(sys.modules)
         assert not heavy, (name, heavy)
 """
     subprocess.run([sys.executable, "-c", code % COMMANDS], cwd=ROOT, check=True)
@@ -58,6 +60,18 @@ MISTAKES = [
     (("train", "bit-xor", "--lr"), "--lr"),
     (("train", "bit-xor", "--train", "token"), "no parameter here has the role token"),
     (("train", "bit-xor", "--body", "gpt2"), "the hub cannot be reached; name a checkpoint's folder, or say --load none"),
+    (("train", "bit-xor", "--birth", "statistic"), "did you mean 'statistics'?"),
+    (("train", "bit-xor", "--birth", "statistics", "--load", "none"), "nothing is loaded"),
+    (("train", "bit-xor", "--optimizer", "muno"), "did you mean 'muon'?"),
+    (("train", "bit-xor", "--accumulate", "3"), "--accumulate 3 does not divide --batch 4"),
+    (("train", "bit-xor", "--weight-decay", "-1"), "--weight-decay must not be negative"),
+    (("pretrain", "langauge"), "did you mean 'language'?"),
+    (("pretrain", "task"), "which task?"),
+    (("pretrain", "self", "mnits"), "did you mean 'mnist'?"),
+    (("pretrain", "copy", "--lr", "1e-3", "1e-2"), "one --lr and one --seed"),
+    (("pretrain", "copy", "--sample", "5"), "--sample is for language"),
+    (("pretrain", "copy", "--stored", "float61"), "did you mean 'float16'?"),
+    (("pretrain", "copy", "--context", "7"), "--context must be even"),
     (("benchmark", "--turns", "0"), "--turns must be at least 1"),
     (("data", "bit-xor", "--split", "tset"), "did you mean 'test'?"),
     (("data", "bit-xor", "--example", "5000"), "--example must be between 0 and 1023"),
@@ -78,7 +92,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
 def test_a_mistake_is_one_line_and_exit_code_2(command, monkeypatch, tmp_path, arguments, said):
     monkeypatch.chdir(ROOT)
-    more = ("--out", tmp_path / "runs") if arguments[0] == "train" else ()
+    more = ("--out", tmp_path / "runs") if arguments[0] in ("train", "pretrain") else ()
     code, _, err = command(*arguments, *more) if said != "--batch" else command(*arguments)
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 1 and said in err, err
