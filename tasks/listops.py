@@ -196,7 +196,7 @@ class ListOpsOriginal(_Expressions):
 
     name: ClassVar[str] = "listops-original"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=4, steps=200, lr=1e-2, eval_every=100, eval_examples=500),
+        "laptop": Preset(body="gpt2-mini", batch=4, steps=200, lr=2e-3, eval_every=100, eval_examples=500),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000, sizes={"train_examples": 96_000}),
     }
     tokens: ClassVar[int] = 512
