@@ -103,11 +103,11 @@ def from_statistics(values: Mapping[str, np.ndarray], group: Callable[[str], str
         joined = np.concatenate(parts)
         stated[name] = joined.mean(dtype=np.float64), joined.std(dtype=np.float64)
 
-    def draw(name: str, shape: tuple[int, ...]) -> Draw:
+    def normal(name: str, shape: tuple[int, ...]) -> Draw:
         mean, deviation = map(np.float32, stated[group(name)])
         return lambda seeded: mean + deviation * seeded(name).standard_normal(shape, np.float32)
 
-    return {name: draw(name, value.shape) for name, value in values.items()}
+    return {name: normal(name, value.shape) for name, value in values.items()}
 
 
 def mimetic(names: list[str], width: int, heads: int, sign: int) -> dict[str, Draw]:
@@ -124,15 +124,17 @@ def mimetic(names: list[str], width: int, heads: int, sign: int) -> dict[str, Dr
         """Two matrices [width, rank] and [rank, width] whose product is nearest to what is asked for."""
         noise = generator.standard_normal((width, width)) / math.sqrt(width)
         left, values, right = np.linalg.svd(scale * noise + sign * scale * np.eye(width))
+        signs = np.sign(left[0])  # which of the two that it may be, a library is free to choose
+        left, right = left * signs, signs[:, None] * right
         root = np.sqrt(values[:rank])
         return left[:, :rank] * root, root[:, None] * right[:rank]
 
     def joint(block: str) -> Draw:
-        def draw(seeded: Seeded) -> np.ndarray:
+        def drawn(seeded: Seeded) -> np.ndarray:
             pairs = [factors(seeded(f"{block}/head {head}"), QUERY_KEY, sign, size) for head in range(heads)]
             query, key = np.hstack([left for left, _ in pairs]), np.hstack([right.T for _, right in pairs])
             return np.hstack([query, key, factors(seeded(f"{block}/value"), VALUE_PROJECTION, -sign, width)[0]])
-        return draw
+        return drawn
 
     def out(block: str) -> Draw:
         return lambda seeded: factors(seeded(f"{block}/value"), VALUE_PROJECTION, -sign, width)[1]

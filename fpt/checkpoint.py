@@ -55,8 +55,9 @@ def theirs(name: str) -> str:
 def locate(body: str) -> Checkpoint | None:
     """The checkpoint that `--body` names; None for a geometry under whose name no weights are published.
 
-    A geometry's name means the weights shipped under it, or the hub's; other shipped bodies have names of their own.  Raises UserError where a folder holds no
-    checkpoint, where it is damaged, where the hub's weights cannot be had, and where nothing of that name is known.
+    A geometry's name means the weights shipped under it, or the hub's; other shipped bodies have names of their own.
+    Raises UserError where a folder holds no checkpoint, where it is damaged, where the hub's weights cannot be had, and
+    where nothing of that name is known.
     """
     if body in shipped():
         return open_folder(SHIPPED / body)

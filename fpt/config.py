@@ -78,6 +78,8 @@ class Config:
                 raise UserError(f"--{name} must be a positive number, not {getattr(self, name)}")
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
             raise UserError(f"--weight-decay must not be negative, nor infinite: {self.weight_decay}")
+        if self.warmup >= self.steps:
+            raise UserError(f"--warmup {self.warmup} must be below --steps {self.steps}, or the rate never reaches --lr")
         if self.batch % self.accumulate:
             raise UserError(f"--accumulate {self.accumulate} does not divide --batch {self.batch}")
         for name, known in (("dtype", DTYPES), ("init", INITS), ("optimizer", OPTIMIZERS), ("decay", DECAYS),

@@ -44,7 +44,8 @@ def score(task: Task, split: Split, predictions: np.ndarray, losses: np.ndarray)
     """One run's predictions [N, A] and losses [N] -> accuracy over all scored answers, mean loss, n, accuracy by slice."""
     right = predictions == split.targets
     slices = {name: finite(right[mask].mean()) for name, mask in task.slices(split.inputs).items() if mask.any()}
-    return {"accuracy": float(right.mean(where=split.targets != UNSCORED)), "loss": finite(losses.mean(dtype=np.float64)), "n": len(right), "slices": slices}
+    return {"accuracy": float(right.mean(where=split.targets != UNSCORED)),
+            "loss": finite(losses.mean(dtype=np.float64)), "n": len(right), "slices": slices}
 
 
 def evaluate(trainer: Trainer, frozen: dict, trainable: dict, split: Split,

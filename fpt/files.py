@@ -59,7 +59,8 @@ def data_folder(named: Path | str | None) -> Path | None:
     """
     folder = named or os.environ.get("FPT_DATA")
     if folder and not Path(folder).expanduser().is_dir():
-        raise UserError(f"no folder {folder}: --data-dir or FPT_DATA names the folder that holds mnist/, cifar10/ or listops/")
+        raise UserError(f"no folder {folder}: --data-dir or FPT_DATA names the folder that holds mnist/, cifar10/, listops/ "
+                        "or text/")
     return Path(folder).expanduser() if folder else None
 
 

@@ -20,22 +20,22 @@ def transformation(config: Config) -> optax.GradientTransformation:
     that Adam's would have (Liu et al. 2025), all else by Adam with Nesterov's momentum, as optax has it.
     """
     if config.optimizer == "muon":
-        moved = optax.contrib.muon(learning_rate=-1.0, weight_decay=config.weight_decay, consistent_rms=0.2,
-                                   muon_weight_dimension_numbers=_muons)
+        optimizer = optax.contrib.muon(learning_rate=-1.0, weight_decay=config.weight_decay, consistent_rms=0.2,
+                                       muon_weight_dimension_numbers=_dimension_numbers)
     elif config.weight_decay:
-        moved = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay, _matrices))
+        optimizer = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay, _matrices))
     else:
-        moved = optax.scale_by_adam()
-    return optax.chain(optax.clip_by_global_norm(config.clip), moved)
+        optimizer = optax.scale_by_adam()
+    return optax.chain(optax.clip_by_global_norm(config.clip), optimizer)
 
 
 def rate_factor(config: Config, step):
     """The share of a run's rate that step number `step`, from 0 on, takes."""
-    risen = jnp.minimum(1.0, (step + 1) / (config.warmup + 1))
+    warm = jnp.minimum(1.0, (step + 1) / (config.warmup + 1))
     if config.decay == "constant":
-        return risen
-    along = jnp.maximum(step - config.warmup, 0) / max(1, config.steps - config.warmup)
-    return risen * 0.5 * (1 + jnp.cos(jnp.pi * along))
+        return warm
+    progress = jnp.maximum(step - config.warmup, 0) / max(1, config.steps - config.warmup)
+    return warm * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
 
 def _matrices(values: dict) -> dict[str, bool]:
@@ -43,5 +43,5 @@ def _matrices(values: dict) -> dict[str, bool]:
     return {name: name.startswith("body/h_") and name.endswith("/kernel") for name in values}
 
 
-def _muons(values: dict) -> dict:
+def _dimension_numbers(values: dict) -> dict:
     return {name: optax.contrib.MuonDimensionNumbers() if matrix else None for name, matrix in _matrices(values).items()}

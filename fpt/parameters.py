@@ -26,15 +26,17 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     Raises UserError where there is no such body, where weights are asked for that are not there, and for a task that
     is longer than the body's positions.
     """
-    mimetic = config.birth.startswith("mimetic")
-    stated = config.load or ("attention" if mimetic else None)  # what is made without a checkpoint
-    read = None if stated is None else roles.of(stated) - ({"attention"} if mimetic else set())
-    found = None if read == set() and config.body in GEOMETRIES else checkpoints.locate(config.body)
-    load = stated or ("body" if found else "none")
-    if (roles.of(load) if read is None else read) and not found:
+    # Roles that need no checkpoint.
+    made = set()
+    if config.birth.startswith("mimetic") and ("attention", None, None) in roles.parse(config.redraw).terms:
+        made = {"attention"}
+    load = config.load or ("attention" if made else None)
+    needless = load is not None and roles.of(load) <= made and config.body in GEOMETRIES
+    found = None if needless else checkpoints.locate(config.body)
+    load = load or ("body" if found else "none")
+    read = roles.of(load) - made
+    if read and not found:
         raise UserError(f"no weights for {config.body!r} here, so --load {load} cannot be; use --load none, or name a folder")
-    if config.birth != "weights" and not roles.of(load):
-        raise UserError(f"--birth {config.birth} is for what --load names, and nothing is loaded; name a body with weights")
     if outside := roles.of(load) - roles.of("body"):
         raise UserError(f"--load takes roles of the body ({roles.NAMES['body']}), not {', '.join(sorted(outside))}")
     geometry = found.geometry if found else GEOMETRIES[config.body]
@@ -44,7 +46,7 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     if config.task.tokens > geometry.positions:
         raise UserError(f"{config.task.name} has {config.task.tokens} tokens, but {config.body} only "
                         f"{geometry.positions} positions; make the task shorter or choose another body")
-    used = found if roles.of(load) - ({"attention"} if mimetic else set()) else None
+    used = found if read else None
     digest = used and used.digest
     for stated, here, what in ((config.checkpoint, digest, "weights"), (config.geometry, geometry, "config.json")):
         if stated is not None and stated != here:
@@ -80,6 +82,8 @@ class Source:
         else:
             group = _layer_and_kind if config.birth == "statistics-by-layer" else str
             self.instead = births.from_statistics(checkpoints.read(found, redrawn.__contains__, body), group) if redrawn else {}
+        if config.birth != "weights" and not redrawn:
+            raise UserError(f"--birth {config.birth} makes nothing anew with --load {config.load} and --redraw {config.redraw}")
         kept = load.keys() - redrawn
         self.loaded = checkpoints.read(found, kept.__contains__, body, self._dtype) if found and kept else {}
 

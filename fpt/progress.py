@@ -41,10 +41,10 @@ class Steps:
     def say(self, line: str) -> None:
         self.console.print(line, markup=False)
 
-    def update(self, step: int, seconds: float, loss: float, accuracy: float | None) -> None:
-        """steps done, seconds a step, mean training loss, and the best run's accuracy on validation."""
+    def update(self, step: int, seconds: float, loss: float, headline: str) -> None:
+        """steps done, seconds a step, mean training loss, and what the best run came to on validation."""
         pace = f"{self.tokens / seconds:,.0f} tokens/s" if self.tokens else f"{1 / seconds:.3g} steps/s"
-        figures = f"{pace}  loss {loss:.3f}" + (f"  val {accuracy:.3f}" if accuracy is not None else "")
+        figures = f"{pace}  loss {loss:.3f}  {headline}"
         if self.bar:
             self.bar.update(self.task, completed=step, figures=figures)
         elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:

@@ -78,8 +78,11 @@ class Stacks:
         self.train_split = None if train is None else Split(*map(jnp.asarray, train))
         self.model = parameters.model_of(config)
         self.source = parameters.Source(config, self.model, found, own_bodies)
-        self.counts = counts.count(self.source.shapes, roles.parse(config.train), config.geometry, self.task.tokens)
+        self.counts = counts.count(self.source.shapes, roles.parse(config.train), config.geometry,
+                                   config.geometry.positions if self.task.tied else self.task.tokens)
         origin = f"loads {config.load} from {found.folder}" if found else "random, nothing loaded"
+        if config.birth != "weights":
+            origin = f"{config.birth} for {config.load}" + (f" from {found.folder}" if found else "")
         self.say(f"{self.task.name}: body {config.body} ({origin}), trains {config.train}")
         self.say(counts.describe(self.counts))
         self.compiled: dict[int, tuple[Any, int]] = {}  # runs -> what `compile` gives

@@ -110,8 +110,9 @@ class Stack:
         self.training += taken
         self.per_dispatch = max(1, min(MOST_PER_DISPATCH, int(SECONDS_PER_DISPATCH * count / taken)))
         alive = losses[diverged == NEVER] / (self.step - self.evaluated)
+        latest = max((history[-1] for history in self.history), key=lambda line: self._rank(line["validation"]))
         progress.update(self.step, self.training / self.step, alive.mean() if len(alive) else math.nan,
-                        max(history[-1]["validation"]["accuracy"] for history in self.history))
+                        self.common.task.headline(latest["validation"], latest.get("probes", {})))
 
     @property
     def evaluated(self) -> int:
@@ -135,7 +136,8 @@ class Stack:
         for number, history in enumerate(self.history):
             if history and self._ended(history):
                 continue
-            improved[number] = _better(found[number], max((line["validation"] for line in history), key=_rank, default=None))
+            ranks = [self._rank(line["validation"]) for line in history]
+            improved[number] = not ranks or self._rank(found[number]) > max(ranks)
             last = history[-1]["step"] if history else 0
             steps = (self.step if diverged[number] == NEVER else int(diverged[number])) - last
             trained = {"loss": records.finite(self.state.loss[number] / steps),
@@ -150,6 +152,12 @@ class Stack:
         self.state = restart(self.state)
         for folder, history in zip(self.folders, self.history):
             folder.write_metrics(history)
+
+    def _rank(self, score: dict) -> tuple[bool, float]:
+        """What makes one evaluation better than another, as long as the loss is a number: accuracy; a language model's loss."""
+        if score["loss"] is None:
+            return False, 0.0
+        return True, -score["loss"] if self.common.task.tied else score["accuracy"]
 
     def _probed(self, trainable: dict, between: Callable[[], None]) -> list[dict[str, dict]]:
         """Each run's score on each of the task's probes, by name."""
@@ -166,7 +174,7 @@ class Stack:
         between()
         results = []
         for number, history in enumerate(self.history):
-            best = max(history, key=lambda line: _rank(line["validation"]))  # the earliest of equals
+            best = max(history, key=lambda line: self._rank(line["validation"]))  # the earliest of equals
             diverged = history[-1].get("diverged_at")
             figures = common.task.figures(common.data, common.test, tested[number], probed[number])
             results.append({
@@ -217,15 +225,6 @@ class Stack:
             self.results = (self.results or []) + [notes["result"]] if notes["result"] else None
         self.state, self.best = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
         self.common.say(f"going on at step {self.step}")
-
-
-def _rank(score: dict) -> tuple[bool, float]:
-    """What makes one evaluation better than another: accuracy, as long as the loss is a number."""
-    return score["loss"] is not None, score["accuracy"]
-
-
-def _better(score: dict, than: dict | None) -> bool:
-    return than is None or _rank(score) > _rank(than)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-
 UNSCORED = -1  # a target that counts neither in the loss nor in the accuracy
 
 
@@ -27,7 +26,7 @@ class Split(NamedTuple):
     """Examples as they are stored: uint8 images, int8 bits, symbol numbers."""
 
     inputs: Any  # [N, ...]
-    targets: Any  # [N, A] int32, some of them UNSCORED: as many in every example of a split
+    targets: Any  # [N, A] int32, some of them UNSCORED
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,10 @@ class Task:
         A floor of one of the `slices` alone is named `slice/predictor`.
         """
         raise NotImplementedError
+
+    def headline(self, score: dict[str, Any], probes: dict[str, dict[str, Any]]) -> str:
+        """A score on validation, and those on the probes, in the few words that a progress bar has room for."""
+        return f"val {score['accuracy']:.3f}"
 
     def figures(self, data: dict[str, Split], examples: Split, score: dict[str, Any],
                 probes: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -64,13 +64,13 @@ class Trainer:
     def loss(self, trainable, frozen, batch: Split, key=None):
         """Mean cross-entropy over a batch's answers, and accuracy.  `key` draws the dropout.
 
-        A language model's batch is shorter than its positions: it begins at one drawn anew for each step, so that every
-        row of the table is trained.
+        A language model's batch may be shorter than its positions: it begins at one drawn anew for each step, more
+        often at the first and the last that it can, so that every row of the table is trained about alike.
         """
         first = 0
         if self.task.tied and key is not None:
-            spare = self.model.geometry.positions - self.task.tokens
-            first = jax.random.randint(stream(key, "position"), (), 0, spare + 1)
+            tokens, spare = self.task.tokens, self.model.geometry.positions - self.task.tokens
+            first = jnp.clip(jax.random.randint(stream(key, "position"), (), -tokens, spare + tokens + 1), 0, spare)
         logits, _ = apply(self.model, trainable | frozen, self.task.encode(batch.inputs), key, first=first)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
         scored = batch.targets != UNSCORED
@@ -84,12 +84,12 @@ class Trainer:
             return value_and_gradient(trainable, frozen, batch, key)
         parts = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)
 
-        def add(number, sum):
+        def add(number, total):
             part = jax.tree.map(lambda leaf: leaf[number], parts)
-            return jax.tree.map(jnp.add, sum, value_and_gradient(trainable, frozen, part, jax.random.fold_in(key, number)))
+            return jax.tree.map(jnp.add, total, value_and_gradient(trainable, frozen, part, jax.random.fold_in(key, number)))
 
         zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trainable))
-        return jax.tree.map(lambda sum: sum / count, jax.lax.fori_loop(0, count, add, zero))
+        return jax.tree.map(lambda total: total / count, jax.lax.fori_loop(0, count, add, zero))
 
     def step(self, frozen, train: Split | None, condition: Condition, state: State, number) -> State:
         """One step of one run: draw a batch, differentiate by the trainables, clip, move."""

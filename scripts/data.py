@@ -28,7 +28,7 @@ class Options(Generic[TaskType]):
     preset: str = "laptop"
     """Where the sizes come from: laptop or paper."""
     data_dir: Path | None = None
-    """Folder that holds mnist/, cifar10/ or listops/; None: FPT_DATA, else they are fetched."""
+    """Folder that holds mnist/, cifar10/, listops/ or text/; None: FPT_DATA, else they are fetched."""
     task_file: Path | None = None
     """A Python file that defines a task of your own, in place of TASK."""
 
@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> None:
     if options.split not in data:
         raise nearest(options.split, data, f"split of {task.name}")
     split = data[options.split]
+    if split.targets.shape[1:] != (task.answers,) or not len(split.targets):
+        raise UserError(f"the {options.split} split of {task.name} is what examples are cut from; --split test shows some")
     if not 0 <= options.example < len(split.inputs):
         raise UserError(f"--example must be between 0 and {len(split.inputs) - 1}, not {options.example}")
 
@@ -51,7 +53,8 @@ def main(arguments: list[str]) -> None:
     if "train" not in data:
         print("  train       drawn from the key, without end")
     for name, (inputs, targets) in data.items():
-        print(f"  {name:<10}  {len(inputs):>7,} examples  inputs {inputs.dtype} {inputs.shape[1:]}  targets {targets.shape[1:]}")
+        unit = "examples" if len(targets) else "tokens  "  # one stream, of which examples are cut
+        print(f"  {name:<10}  {len(inputs):>10,} {unit}  inputs {inputs.dtype} {inputs.shape[1:]}  targets {targets.shape[1:]}")
     print(f"floors on {options.split}:")
     for name, accuracy in task.floors(data, split).items():
         print(f"  {accuracy:.4f}  {name}")

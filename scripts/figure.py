@@ -18,7 +18,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 LINES = ("-", "--", ":")
 MOST = len(COLOURS) * len(LINES)
 # What a legend says of a run, where runs differ in it.
-TOLD = ("task", "sizes", "body", "birth", "load", "train", "lr", "batch", "seed", "body_seed", "dtype", "optimizer")
+TOLD = ("task", "sizes", "body", "birth", "redraw", "load", "train", "lr", "steps", "batch", "seed", "body_seed", "dtype", "init",
+        "optimizer", "weight_decay", "warmup", "decay", "dropout", "attention_dropout")
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--to takes a name that ends in .svg or .png, not {target.name!r}")
     found = _recorded(options.study) if options.study else _finished(options.runs)
     if options.task:
-        known = {run["config"]["task"] for run in found}
+        known = {one["config"]["task"] for one in found}
         if options.task not in known:
             raise nearest(options.task, known, "task of these runs")
-        found = [run for run in found if run["config"]["task"] == options.task]
-    if len(names := sorted({run["config"]["task"] for run in found})) > 1:
+        found = [one for one in found if one["config"]["task"] == options.task]
+    if len(names := sorted({one["config"]["task"] for one in found})) > 1:
         raise UserError(f"one picture shows one task, and these runs have {', '.join(names)}; name one with --task")
     if len(found) > MOST:
         raise UserError(f"{len(found)} runs are more than the {MOST} that a picture can tell apart; name fewer")
@@ -75,16 +76,16 @@ def _finished(folders: tuple[Path, ...]) -> list[dict[str, Any]]:
 
 def labels(runs: list[dict[str, Any]]) -> list[str]:
     """What tells each run from the others, or its task and body where there is nothing to tell apart."""
-    words = lambda run, key: Path(run["config"][key]).name if key == "body" else run["config"].get(key)
-    differ = [key for key in TOLD if len({json.dumps(words(run, key)) for run in runs}) > 1] or ["task", "body"]
+    said = lambda one, key: Path(one["config"][key]).name if key == "body" else one["config"].get(key)
+    differ = [key for key in TOLD if len({json.dumps(said(one, key)) for one in runs}) > 1] or ["task", "body"]
 
-    def word(run: dict[str, Any], key: str) -> str:
-        value = words(run, key)
+    def word(one: dict[str, Any], key: str) -> str:
+        value = said(one, key)
         if key == "load" and value == "none":
             return "random"
         return f"{value}" if key in ("task", "body", "birth") else f"{key} {value}"
 
-    return [", ".join(word(run, key) for key in differ) for run in runs]
+    return [", ".join(word(one, key) for key in differ) for one in runs]
 
 
 def draw(runs: list[dict[str, Any]], part: str | None, kind: str) -> bytes:
@@ -96,13 +97,13 @@ def draw(runs: list[dict[str, Any]], part: str | None, kind: str) -> bytes:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.2, 4.2), layout="constrained")
-    for number, (run, label) in enumerate(zip(runs, labels(runs))):
-        points = [(line["step"], _accuracy(line["validation"], part, run)) for line in run["curve"]]
+    for number, (one, label) in enumerate(zip(runs, labels(runs))):
+        points = [(line["step"], _accuracy(line["validation"], part, one["config"]["task"])) for line in one["curve"]]
         axes.plot(*zip(*points), color=COLOURS[number % len(COLOURS)], linestyle=LINES[number // len(COLOURS)], label=label,
                   marker="o", markersize=3)
     floors = {}
-    for run in runs:
-        for name, value in run["result"]["floors"].items():
+    for one in runs:
+        for name, value in one["result"]["floors"].items():
             belongs, _, predictor = name.rpartition("/")
             if belongs == (part or "") and value is not None:
                 floors.setdefault(f"{predictor}\n{value:.3f}", value)
@@ -118,11 +119,11 @@ def draw(runs: list[dict[str, Any]], part: str | None, kind: str) -> bytes:
     return packed.getvalue()
 
 
-def _accuracy(score: dict[str, Any], part: str | None, run: dict[str, Any]) -> float:
+def _accuracy(score: dict[str, Any], part: str | None, task: str) -> float:
     if part is None:
         return score["accuracy"]
     if part not in score["slices"]:
-        raise nearest(part, score["slices"], f"part of {run['config']['task']}")
+        raise nearest(part, score["slices"], f"part of {task}")
     return score["slices"][part]
 
 

@@ -23,7 +23,7 @@ TaskType = TypeVar("TaskType", bound=Task)
 
 @dataclass(frozen=True)
 class Options(Generic[TaskType]):
-    """Trains a task on a frozen body; rates and seeds together make a stack of runs."""
+    """What every training takes; `parsed` makes a command line of it."""
 
     task: Annotated[TaskType, tyro.conf.arg(name="")]
     body: str
@@ -41,8 +41,7 @@ class Options(Generic[TaskType]):
     load: str | None = None
     """Roles taken from the checkpoint; None: `body` where there are weights, else `none`."""
     birth: str = "weights"
-    """What is loaded: the checkpoint's weights, or draws that have their statistics or statistics-by-layer; or mimetic, or
-    mimetic-language, attention in closed form that needs no checkpoint."""
+    """What --load receives: weights, statistics, statistics-by-layer, mimetic or mimetic-language (attention in closed form)."""
     redraw: str = "body"
     """Roles that a birth other than weights makes anew; what else is loaded keeps its weights."""
     train: str = "fpt"
@@ -81,12 +80,10 @@ class Options(Generic[TaskType]):
     """Folder that holds mnist/, cifar10/, listops/ or text/; None: FPT_DATA, else they are fetched."""
     out: Path = Path("runs")
     """Folder of run folders."""
-    task_file: Path | None = None
-    """A Python file that defines a task of your own, in place of TASK."""
 
 
 def configurations(task_class: type[Task], file: Path | None, arguments: Sequence[str], program: str,
-                   options: type = Options, **settings: Any) -> tuple[list[Config], Options]:
+                   options: type[Options], **settings: Any) -> tuple[list[Config], Options]:
     """Command line -> the configurations of its runs, and the options.  Raises UserError for values that cannot be.
 
     settings: defaults that differ from those of the task's preset.
@@ -95,7 +92,8 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     stated = dict(task=task, body=preset.body, lr=(preset.lr,), steps=preset.steps, batch=preset.batch,
                   eval_every=preset.eval_every, eval_examples=preset.eval_examples)
     default = options(**stated | dict(preset.settings or {}) | settings)
-    about, known = task_class.__doc__.splitlines()[0], name == "laptop" and expected(task_class)
+    _keep_compiled()
+    about, known = task_class.__doc__.splitlines()[0], name == "laptop" and not settings and expected(task_class)
     if known:
         about += (f"\n\nThe defaults come to {known.accuracy:.3f} on test in {known.minutes:.1f} minutes on two cores; the best "
                   f"trivial predictor, to {known.floor:.3f}.")
@@ -109,11 +107,17 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     return grid(config, chosen.lr, chosen.seed), chosen
 
 
-def train_all(configs: list[Config], options: Options) -> list[dict[str, Any]]:
-    """`fpt.train` as the commands call it: what was compiled is kept, and Ctrl-C says how to go on."""
-    # What XLA compiled once it need not compile again; one folder a machine, since it is code for that machine.
+def _keep_compiled() -> None:
+    """What XLA compiled once it need not compile again; one folder a machine, since it is code for that machine.
+
+    It has to be said before jax is imported.
+    """
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla" / platform.node()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def train_all(configs: list[Config], options: Options) -> list[dict[str, Any]]:
+    """`fpt.train` as the commands call it: Ctrl-C says how to go on."""
     from fpt.run import train
     from fpt.stack import Interrupted
 

@@ -10,6 +10,7 @@ It is the training of `scripts.train` with other defaults; the body is then writ
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -53,6 +54,8 @@ def main(arguments: list[str]) -> None:
     if kind in ("task", "self"):
         if not rest or rest[0].startswith("-"):
             raise UserError(f"python -m scripts.pretrain {kind} TASK: which task? one of {', '.join(tasks.TASKS)}")
+        if rest[0] not in tasks.TASKS:
+            raise nearest(rest[0], tasks.TASKS, "task")
         kind, rest, settings = f"{kind}-{rest[0]}", rest[1:], {"train": "all", "load": "none"}
         name = kind if kind.startswith("self-") else kind.removeprefix("task-")
     task_class = tasks.find(name)
@@ -68,22 +71,29 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--sample is for language; {kind} knows no words")
     from fpt import records
     from fpt.load import load_run
-    from fpt.parameters import resolve
+    from fpt.parameters import digest, resolve
 
     folder, trained = options.to or Path("bodies") / kind, options.out / resolve(configs[0])[0].name
-    stated = folder / PROVENANCE
-    written = stated.is_file() and records.read_json(stated)["run"] == trained.name
-    if not written and (folder / "config.json").exists():
-        raise UserError(f"{folder} already holds another body; name another folder with --to")
+    origin = {"run": trained.name, "stored": options.stored}
+    written = (folder / PROVENANCE).is_file() and origin.items() <= records.read_json(folder / PROVENANCE).items()
+    if not written and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something else already; name another folder with --to")
     training.train_all(configs, options)
     loaded = load_run(trained)
-    if kind == "language":
-        loaded.task.load(data_folder(options.data_dir), print)
+    if kind == "language" and (options.sample or not written):
+        data = loaded.task.load(data_folder(options.data_dir), print)
+        if {name: digest(split._asdict()) for name, split in data.items()} != loaded.result["data"]:
+            raise UserError(f"the text is not that of {trained}, whose tokens cannot be told any more; put it back")
     if not written:
-        loaded.export(folder, whole=False, dtype=np.dtype(options.stored))
-        if kind == "language":
-            write_whole(folder / "tokenizer.json", loaded.task.text.vocabulary_file.read_bytes())
-        records.write_json(stated, records.summary(trained))
+        # Beside its place first, so that the folder appears with all that belongs to it, or not at all.
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as made:
+            part = Path(made) / folder.name
+            loaded.export(part, whole=False, dtype=np.dtype(options.stored))
+            if kind == "language":
+                write_whole(part / "tokenizer.json", loaded.task.text.vocabulary_file.read_bytes())
+            records.write_json(part / PROVENANCE, records.summary(trained) | origin)
+            part.replace(folder)
     print(f"{folder}: the body, for --body {folder}")
     if options.sample:
         print(write(loaded, options.sample))
@@ -97,7 +107,7 @@ def write(loaded, tokens: int, temperature: float = 0.8) -> str:
         seen = drawn[-context:]
         window = np.zeros((1, context), np.int32)
         window[0, : len(seen)] = seen
-        logits = np.asarray(loaded(window))[0, len(seen) - 1]
+        logits = np.asarray(loaded(window)[0, len(seen) - 1])
         drawn.append(int((logits / temperature + noise.gumbel(size=logits.shape)).argmax()))
     return text.tokenizer.decode(drawn[1:], skip_special_tokens=False)
 

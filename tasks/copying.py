@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from fpt.task import Preset, Split
-from tasks.nexttoken import BEGIN, NextToken
+from tasks.nexttoken import BEGIN, PRETRAINING, NextToken
 
 EXAMPLES = 256  # in a split
 
@@ -20,10 +20,8 @@ class Copying(NextToken):
 
     name: ClassVar[str] = "copy"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=16, steps=1_000, lr=3e-3, eval_every=100, settings={
-            "train": "body+token", "load": "none", "optimizer": "muon", "weight_decay": 0.1, "warmup": 100, "decay": "cosine",
-            "init": "depth-scaled", "dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0,
-            "residual_dropout": 0.0}),
+        "laptop": Preset(body="gpt2-mini", batch=16, steps=1_000, lr=3e-3, eval_every=100,
+                         settings=PRETRAINING | {"warmup": 100}),
     }
 
     def load(self, folder=None, report=print) -> dict[str, Split]:

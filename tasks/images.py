@@ -211,7 +211,7 @@ class Cifar10(_Cifar):
 
     name: ClassVar[str] = "cifar10"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=4, steps=3_000, lr=2e-3, eval_every=500),
+        "laptop": Preset(body="gpt2-mini", batch=16, steps=1_000, lr=1e-2, eval_every=250),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
     }
     channels: ClassVar[int] = 3

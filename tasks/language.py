@@ -12,8 +12,8 @@ import numpy as np
 
 from fpt.errors import UserError
 from fpt.task import UNSCORED, Preset, Split
-from tasks.nexttoken import NextToken
-from tasks.text import Text, prepare
+from tasks.nexttoken import PRETRAINING, NextToken
+from tasks.text import END, prepare
 
 VALIDATION = 128  # windows
 
@@ -24,10 +24,7 @@ class Language(NextToken):
 
     name: ClassVar[str] = "language"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=8, steps=3_000, lr=3e-3, eval_every=250, settings={
-            "train": "body+token", "load": "none", "optimizer": "muon", "weight_decay": 0.1, "warmup": 200, "decay": "cosine",
-            "init": "depth-scaled", "dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0,
-            "residual_dropout": 0.0}),
+        "laptop": Preset(body="gpt2-mini", batch=8, steps=3_000, lr=3e-3, eval_every=250, settings=PRETRAINING | {"warmup": 200}),
     }
 
     vocabulary: int = 8_192
@@ -41,13 +38,14 @@ class Language(NextToken):
         text = prepare(folder, self.vocabulary, self.tokenizer and Path(self.tokenizer), report)
         self.__dict__["text"] = text  # found, not stated: it is no part of what a task is
         train = text.stream("train")
-        if len(train) < 2 * self.context:
-            raise UserError(f"{folder / 'text'} holds {len(train)} tokens to train on; --context {self.context} needs "
+        if len(train) <= 2 * self.context:
+            raise UserError(f"{folder / 'text'} holds {len(train)} tokens to train on; --context {self.context} needs more than "
                             f"{2 * self.context}")
-        windows = {name: self._windows(text.stream(stream), folder) for name, stream in
-                   (("validation", "validation"), ("test", "heldout"))}
-        windows["validation"] = Split(*(part[:VALIDATION] for part in windows["validation"]))
-        return {"train": Split(train, np.zeros((0, self.context), np.int32))} | windows | self.repetitions()
+        validation = self._windows(text.stream("validation"), folder)
+        spread = np.unique(np.linspace(0, len(validation.inputs) - 1, VALIDATION).round().astype(int))
+        return {"train": Split(train, np.zeros((0, self.context), np.int32)),
+                "validation": Split(*(part[spread] for part in validation)),
+                "test": self._windows(text.stream("heldout"), folder)} | self.repetitions(text.tokenizer.token_to_id(END))
 
     def _windows(self, tokens: np.ndarray, folder: Path) -> Split:
         """A stream cut into windows that overlap by half; scored is the second half, which has the first before it."""
@@ -91,4 +89,5 @@ class Language(NextToken):
         return [self.text.tokenizer.decode([int(token)], skip_special_tokens=False) for token in example]
 
     def show(self, example, target) -> str:
-        return self.text.tokenizer.decode([*map(int, example), int(target[-1])], skip_special_tokens=False)
+        return self.text.tokenizer.decode([int(token) for token in [*example, target[-1]] if token != UNSCORED],
+                                          skip_special_tokens=False)

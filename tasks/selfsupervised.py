@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from fpt.errors import UserError
 from fpt.task import UNSCORED, Split, Task
 
 
+@cache
 def on_own_inputs(task: type[Task]) -> type[Task]:
     """The class of the task `self-NAME`: the same inputs and sizes; each token's answer is the symbols of the next one."""
     if task.symbols is Task.symbols:
@@ -49,7 +50,7 @@ def on_own_inputs(task: type[Task]) -> type[Task]:
             return self.base.levels
 
         def load(self, folder=None, report=print) -> dict[str, Split]:
-            return {name: Split(inputs, self._next(inputs)) if name != "train" else Split(inputs, targets)
+            return {name: Split(inputs, self._targets(inputs)) if name != "train" else Split(inputs, targets)
                     for name, (inputs, targets) in self.base.load(folder, report).items()}
 
         def draw(self, train, key, step, batch) -> Split:
@@ -66,9 +67,12 @@ def on_own_inputs(task: type[Task]) -> type[Task]:
             after = jnp.pad(self.base.symbols(inputs)[:, 1:], ((0, 0), (0, 1), (0, 0)), constant_values=UNSCORED)
             return after.reshape(len(after), -1)
 
-        def _next(self, inputs) -> np.ndarray:
+        def _targets(self, inputs) -> np.ndarray:
             parts = [np.asarray(self._following(inputs[first : first + 1_000])) for first in range(0, len(inputs), 1_000)]
             return np.concatenate(parts)
+
+        def token_labels(self, example) -> list[str]:
+            return self.base.token_labels(example)
 
         def slices(self, inputs):
             return {}

@@ -62,7 +62,8 @@ class Text:
     def bytes_of(self) -> np.ndarray:
         """[V]: bytes of text that each token stands for; none for the mark between documents."""
         entries = (self.tokenizer.id_to_token(number) for number in range(self.tokenizer.get_vocab_size()))
-        return np.array([0 if entry == END else len(entry) for entry in entries])  # one letter stands for one byte
+        # One letter of an entry stands for one byte.
+        return np.array([0 if entry in (END, None) else len(entry) for entry in entries])
 
 
 def prepare(folder: Path | None, vocabulary: int, tokenizer: Path | None, report: Callable[[str], None]) -> Text:
@@ -74,22 +75,29 @@ def prepare(folder: Path | None, vocabulary: int, tokenizer: Path | None, report
     if folder is None:
         raise UserError("where is the text? --data-dir or FPT_DATA names the folder that holds text/ with *.jsonl or *.txt")
     home = folder / "text"
-    files = sorted([*home.glob("*.jsonl"), *home.glob("*.txt")])
+    files = sorted(file for file in [*home.glob("*.jsonl"), *home.glob("*.txt")] if file.is_file())
     if not files:
         raise UserError(f"no *.jsonl or *.txt in {home}; put documents there, or name another folder as --data-dir")
     if tokenizer and not tokenizer.is_file():
         raise UserError(f"no tokenizer at {tokenizer}; --tokenizer takes a tokenizer.json")
-    stated = [VERSION, sha256(tokenizer) if tokenizer else vocabulary, *((file.name, sha256(file)) for file in files)]
-    kept = cache_folder() / "text" / hashlib.sha256(json.dumps(stated).encode()).hexdigest()[:16]
-    kept.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept / ".lock"):
-        if not (kept / "floors.json").is_file():  # written last
-            _prepare(files, vocabulary, tokenizer, kept, report)
+    try:
+        stated = [VERSION, sha256(tokenizer) if tokenizer else vocabulary, *((file.name, sha256(file)) for file in files)]
+        kept = cache_folder() / "text" / hashlib.sha256(json.dumps(stated).encode()).hexdigest()[:16]
+        kept.mkdir(parents=True, exist_ok=True)
+        with FileLock(kept / ".lock"):
+            if not (kept / "floors.json").is_file():  # written last
+                _prepare(files, vocabulary, tokenizer, kept, report)
+    except OSError as error:
+        raise UserError(f"{error.filename or home} cannot be used: {error.strerror}") from None
     text = Text(kept)
     if (found := text.tokenizer.get_vocab_size()) != vocabulary:
-        raise UserError(f"{tokenizer or 'the vocabulary of this text'} has {found} entries, not {vocabulary}; "
-                        f"say --vocabulary {found}")
+        raise _misfit(tokenizer, found, vocabulary)
     return text
+
+
+def _misfit(tokenizer: Path | None, found: int, vocabulary: int) -> UserError:
+    what = tokenizer or "the vocabulary of this text"
+    return UserError(f"{what} has {found} entries, not {vocabulary}; say --vocabulary {found}")
 
 
 def _prepare(files: list[Path], vocabulary: int, tokenizer: Path | None, kept: Path, report: Callable[[str], None]) -> None:
@@ -97,16 +105,20 @@ def _prepare(files: list[Path], vocabulary: int, tokenizer: Path | None, kept: P
 
     documents: dict[str, list[str]] = {"train": [], "validation": [], "heldout": []}
     named = any(file.name.startswith("heldout") for file in files)
-    number = 0
+    number = 0  # of the documents whose file does not say that it is held out
     for file in files:
         for document in _documents(file):
-            if file.name.startswith("heldout") or (not named and number % HELD_OUT == HELD_OUT - 1):
+            if file.name.startswith("heldout"):
+                documents["heldout"].append(document)
+                continue
+            if not named and number % HELD_OUT == HELD_OUT - 1:
                 documents["heldout"].append(document)
             else:
                 documents["validation" if number % VALIDATION == VALIDATION // 2 else "train"].append(document)
             number += 1
     if empty := [name for name, found in documents.items() if not found]:
-        raise UserError(f"{files[0].parent} holds {number} documents, too few for a {empty[0]} split; put more there")
+        count = sum(map(len, documents.values()))
+        raise UserError(f"{files[0].parent} holds {count} documents, too few for a {empty[0]} split; put more there")
     size = sum(len(document.encode()) for document in documents["train"])
     try:
         learnt = Tokenizer.from_file(str(tokenizer)) if tokenizer else None
@@ -117,6 +129,8 @@ def _prepare(files: list[Path], vocabulary: int, tokenizer: Path | None, kept: P
         learnt = _learn(documents["train"], vocabulary)
     if learnt.token_to_id(END) is None:
         raise UserError(f"{tokenizer} has no {END}, which parts documents")
+    if tokenizer and learnt.get_vocab_size() != vocabulary:
+        raise _misfit(tokenizer, learnt.get_vocab_size(), vocabulary)
     report("cutting the text into tokens")
     streams = {name: _encode(learnt, found) for name, found in documents.items()}
     for name, tokens in streams.items():
@@ -125,7 +139,10 @@ def _prepare(files: list[Path], vocabulary: int, tokenizer: Path | None, kept: P
     counts = Bigrams(streams["train"], learnt.get_vocab_size())
     _save(kept / "successor.npy", counts.successor())
     text, held = Text(kept), "".join(documents["heldout"]).encode()
-    per_byte = 1 / math.log(2) / text.bytes_of[streams["heldout"]].sum()
+    if (size := text.bytes_of[streams["heldout"]].sum()) != len(held):
+        raise UserError(f"{tokenizer} changes the text: {len(held)} held-out bytes become {size}; only byte-level tokenizers "
+                        "that keep every byte can be used")
+    per_byte = 1 / math.log(2) / size
     floors = {name: nats.sum() * per_byte for name, nats in counts.losses(streams["heldout"]).items()}
     floors["xz"] = 8 * len(lzma.compress(held, preset=9 | lzma.PRESET_EXTREME)) / len(held)
     write_whole(kept / "floors.json", json.dumps(floors).encode())
@@ -146,6 +163,10 @@ def _documents(file: Path) -> Iterator[str]:
     for document in found:
         if not isinstance(document, str):
             raise UserError(f"{file}: \"text\" must hold text, not {type(document).__name__}")
+        try:
+            document.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{file}: \"text\" holds half of a character (a lone surrogate); mend it") from None
         if document.strip():
             yield document
 
@@ -168,6 +189,9 @@ def _learn(documents: list[str], vocabulary: int):
 def _encode(tokenizer, documents: list[str]) -> np.ndarray:
     """All documents as one stream, END before each and after the last."""
     end = tokenizer.token_to_id(END)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # the mark of an end is text where a document spells it
     kind = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.int32
     parts = []
     for first in range(0, len(documents), DOCUMENTS_AT_ONCE):

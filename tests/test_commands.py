@@ -24,7 +24,8 @@ for name in %r:
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
             importlib.import_module("scripts." + name).main([*more, "--help"])
         assert len(said.getvalue()) > 300, said.getvalue()
-        heavy = {"jax", "flax", "transformers", "torch", "tensorflow_datasets", "scipy", "matplotlib", "tokenizers"} & set(sys.modules)
+        heavy = {"jax", "flax", "transformers", "torch", "tensorflow_datasets", "scipy", "matplotlib", "tokenizers"}
+        heavy &= set(sys.modules)
         assert not heavy, (name, heavy)
 """
     subprocess.run([sys.executable, "-c", code % COMMANDS], cwd=ROOT, check=True)
@@ -61,7 +62,8 @@ MISTAKES = [
     (("train", "bit-xor", "--train", "token"), "no parameter here has the role token"),
     (("train", "bit-xor", "--body", "gpt2"), "the hub cannot be reached; name a checkpoint's folder, or say --load none"),
     (("train", "bit-xor", "--birth", "statistic"), "did you mean 'statistics'?"),
-    (("train", "bit-xor", "--birth", "statistics", "--load", "none"), "nothing is loaded"),
+    (("train", "bit-xor", "--birth", "statistics", "--load", "none"), "makes nothing anew"),
+    (("train", "bit-xor", "--birth", "mimetic", "--redraw", "attention@0"), "makes nothing anew"),
     (("train", "bit-xor", "--optimizer", "muno"), "did you mean 'muon'?"),
     (("train", "bit-xor", "--accumulate", "3"), "--accumulate 3 does not divide --batch 4"),
     (("train", "bit-xor", "--weight-decay", "-1"), "--weight-decay must not be negative"),
