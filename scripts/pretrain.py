@@ -10,6 +10,7 @@ It is the training of `scripts.train` with other defaults; the body is then writ
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,10 @@ def main(arguments: list[str]) -> None:
     written = (folder / PROVENANCE).is_file() and origin.items() <= records.read_json(folder / PROVENANCE).items()
     if not written and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something else already; name another folder with --to")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; name another folder with --to") from None
     training.train_all(configs, options)
     loaded = load_run(trained)
     if kind == "language" and (options.sample or not written):
@@ -86,7 +91,8 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"the text is not that of {trained}, whose tokens cannot be told any more; put it back")
     if not written:
         # Beside its place first, so that the folder appears with all that belongs to it, or not at all.
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed here
+            shutil.rmtree(leftover)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as made:
             part = Path(made) / folder.name
             loaded.export(part, whole=False, dtype=np.dtype(options.stored))

@@ -138,11 +138,13 @@ def _prepare(files: list[Path], vocabulary: int, tokenizer: Path | None, kept: P
     write_whole(kept / "tokenizer.json", learnt.to_str().encode())
     counts = Bigrams(streams["train"], learnt.get_vocab_size())
     _save(kept / "successor.npy", counts.successor())
-    text, held = Text(kept), "".join(documents["heldout"]).encode()
-    if (size := text.bytes_of[streams["heldout"]].sum()) != len(held):
-        raise UserError(f"{tokenizer} changes the text: {len(held)} held-out bytes become {size}; only byte-level tokenizers "
-                        "that keep every byte can be used")
-    per_byte = 1 / math.log(2) / size
+    text, held = Text(kept), "".join(documents["heldout"])
+    inside = streams["heldout"][streams["heldout"] != learnt.token_to_id(END)]
+    if learnt.decode(inside.tolist(), skip_special_tokens=False) != held or text.bytes_of[inside].sum() != len(held.encode()):
+        raise UserError(f"{tokenizer} changes the text: its tokens do not give it back; only byte-level tokenizers that keep "
+                        "every byte can be used")
+    held = held.encode()
+    per_byte = 1 / math.log(2) / len(held)
     floors = {name: nats.sum() * per_byte for name, nats in counts.losses(streams["heldout"]).items()}
     floors["xz"] = 8 * len(lzma.compress(held, preset=9 | lzma.PRESET_EXTREME)) / len(held)
     write_whole(kept / "floors.json", json.dumps(floors).encode())
