@@ -79,7 +79,7 @@ class Stacks:
         self.model = parameters.model_of(config)
         self.source = parameters.Source(config, self.model, found, own_bodies)
         self.counts = counts.count(self.source.shapes, roles.parse(config.train), config.geometry,
-                                   config.geometry.positions if self.task.tied else self.task.tokens)
+                                   config.geometry.positions if self.task.anywhere else self.task.tokens)
         origin = f"loads {config.load} from {found.folder}" if found else "random, nothing loaded"
         if config.birth != "weights":
             origin = f"{config.birth} for {config.load}" + (f" from {found.folder}" if found else "")

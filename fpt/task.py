@@ -60,6 +60,7 @@ class Task:
     classes: ClassVar[int]  # C
     levels: ClassVar[int]  # of `symbols`
     tied: ClassVar[bool] = False  # symbols are embedded by the body's token table, and answered by it, as in a language model
+    anywhere: ClassVar[bool] = False  # training examples begin at any position that leaves room for them, else at the first
     probes: ClassVar[tuple[str, ...]] = ()  # splits that are scored beside validation, to be watched: nothing is chosen by them
 
     def load(self, folder: Path | None, report: Callable[[str], None] = print) -> dict[str, Split]:

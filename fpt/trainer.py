@@ -64,11 +64,11 @@ class Trainer:
     def loss(self, trainable, frozen, batch: Split, key=None):
         """Mean cross-entropy over a batch's answers, and accuracy.  `key` draws the dropout.
 
-        A language model's batch may be shorter than its positions: it begins at one drawn anew for each step, more
-        often at the first and the last that it can, so that every row of the table is trained about alike.
+        Where the task is to be met anywhere, a batch begins at a position drawn anew for each step, more often at the
+        first and the last that it can, so that every row of the table is trained about alike.
         """
         first = 0
-        if self.task.tied and key is not None:
+        if self.task.anywhere and key is not None:
             tokens, spare = self.task.tokens, self.model.geometry.positions - self.task.tokens
             first = jnp.clip(jax.random.randint(stream(key, "position"), (), -tokens, spare + tokens + 1), 0, spare)
         logits, _ = apply(self.model, trainable | frozen, self.task.encode(batch.inputs), key, first=first)

@@ -26,7 +26,7 @@ from fpt.task import Task
 from scripts.command import parsed, run
 
 CASES = {"bit-memory": 4, "cifar10": 16, "bit-xor": 16}  # task -> batch
-PRETRAINING = {"language": 8, "copy": 16}
+PRETRAINING = {"language": 8, "copy": 32}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from fpt.task import Task
 from scripts import options
-from scripts.command import chosen_task, run
+from scripts.command import chosen_task, run, use_huge_pages
 
 TaskType = TypeVar("TaskType", bound=Task)
 
@@ -29,4 +29,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     run(main)

@@ -20,8 +20,8 @@ class Copying(NextToken):
 
     name: ClassVar[str] = "copy"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=16, steps=1_000, lr=3e-3, eval_every=100,
-                         settings=PRETRAINING | {"warmup": 100}),
+        "laptop": Preset(body="gpt2-mini", batch=32, steps=1_000, lr=1.5e-3, eval_every=100,
+                         settings=PRETRAINING | {"optimizer": "adam", "warmup": 100}),
     }
 
     def load(self, folder=None, report=print) -> dict[str, Split]:

@@ -31,6 +31,8 @@ class Language(NextToken):
     """Entries of the vocabulary, and rows of the token table."""
     context: int = 512
     """Tokens that are seen at once."""
+    anywhere: bool = True
+    """Whether training contexts begin at any position, so that all rows of the position table are trained."""
     tokenizer: str | None = None
     """A tokenizer.json to use; None: a byte-level vocabulary is learnt from the text."""
 

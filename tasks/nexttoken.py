@@ -32,8 +32,10 @@ class NextToken(Task):
 
     vocabulary: int = 512
     """Entries of the token table."""
-    context: int = 128
+    context: int = 64
     """Tokens that are seen at once."""
+    anywhere: bool = False
+    """Whether training contexts begin at any position, so that all rows of the position table are trained."""
 
     def __post_init__(self):
         if self.context < 2 or self.context % 2:
