@@ -626,9 +626,9 @@ QUICK = {"xla_backend_optimization_level": 0}  # compiles in a third of the time
 TINY = Geometry(layers=1, width=16, heads=2, positions=16, embedding_dropout=0, attention_dropout=0, residual_dropout=0)
 
 
-def _trainer(geometry=TINY, **settings):
+def _trainer(geometry=TINY, anywhere=True, **settings):
     """A trainer on copying, with all that it trains drawn wide enough that every term of the arithmetic shows."""
-    task = Copying(vocabulary=8, context=16)
+    task = Copying(vocabulary=8, context=16, anywhere=anywhere)
     config = Config(task, "tiny", train="body+token", load="none",
                     **dict(steps=150, batch=16, lr=1e-2, eval_every=1, dropout=0.0) | settings)
     model, draw = build(task, geometry, input_dropout=0), np.random.default_rng(0)
@@ -748,3 +748,10 @@ def test_rows_of_the_position_table_are_trained_about_alike():
     reached = lambda key: (jax.grad(trainer.loss, has_aux=True)(wpe, values, batch, key)[0]["body/wpe"] != 0).any(1)
     share = np.asarray(jax.jit(jax.vmap(reached), compiler_options=QUICK)(keys)).mean(0)
     assert share.max() < 3 * share.min()
+
+
+def test_a_task_that_begins_at_the_first_position_leaves_the_later_rows_alone():
+    trainer, values = _trainer(dataclasses.replace(TINY, positions=48), anywhere=False)
+    batch, wpe = trainer.task.draw(None, jax.random.key(0), 0, 1), {"body/wpe": values.pop("body/wpe")}
+    gradient = jax.grad(trainer.loss, has_aux=True)(wpe, values, batch, jax.random.key(1))[0]["body/wpe"]
+    assert np.array_equal(np.asarray(gradient != 0).any(1), np.arange(48) < 16)
