@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,10 +75,14 @@ def _finished(folders: tuple[Path, ...]) -> list[dict[str, Any]]:
     return [summary(folder) for folder in folders]
 
 
-def labels(runs: list[dict[str, Any]]) -> list[str]:
-    """What tells each run from the others, or its task and body where there is nothing to tell apart."""
+def labelled(runs: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Each run with what tells it from the others, in order of that; task and body where there is nothing to tell apart."""
     said = lambda one, key: Path(one["config"][key]).name if key == "body" else one["config"].get(key)
     differ = [key for key in TOLD if len({json.dumps(said(one, key)) for one in runs}) > 1] or ["task", "body"]
+
+    def order(one: dict[str, Any]) -> list[tuple[float, str]]:
+        values = (said(one, key) for key in differ)
+        return [(float(value), "") if isinstance(value, (int, float)) else (math.inf, str(value)) for value in values]
 
     def word(one: dict[str, Any], key: str) -> str:
         value = said(one, key)
@@ -85,7 +90,7 @@ def labels(runs: list[dict[str, Any]]) -> list[str]:
             return "random"
         return f"{value}" if key in ("task", "body", "birth") else f"{key} {value}"
 
-    return [", ".join(word(one, key) for key in differ) for one in runs]
+    return [(", ".join(word(one, key) for key in differ), one) for one in sorted(runs, key=order)]
 
 
 def draw(runs: list[dict[str, Any]], part: str | None, kind: str) -> bytes:
@@ -96,8 +101,9 @@ def draw(runs: list[dict[str, Any]], part: str | None, kind: str) -> bytes:
     matplotlib.rcParams.update({"svg.hashsalt": "fpt", "svg.fonttype": "none", "font.size": 10})
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.2, 4.2), layout="constrained")
-    for number, (one, label) in enumerate(zip(runs, labels(runs))):
+    figure, axes = pyplot.subplots(figsize=(7.2, 4.8), layout="constrained")
+    told = labelled(runs)
+    for number, (label, one) in enumerate(told):
         points = [(line["step"], _accuracy(line["validation"], part, one["config"]["task"])) for line in one["curve"]]
         axes.plot(*zip(*points), color=COLOURS[number % len(COLOURS)], linestyle=LINES[number // len(COLOURS)], label=label,
                   marker="o", markersize=3)
@@ -112,7 +118,8 @@ def draw(runs: list[dict[str, Any]], part: str | None, kind: str) -> bytes:
         axes.annotate(label, (1.01, value), xycoords=("axes fraction", "data"), va="center", color="0.4", fontsize=8)
     axes.set(xlabel="training step", ylabel=f"accuracy on validation{f', {part}' if part else ''}")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="best")
+    columns = max(1, min(4, 80 // (8 + max(len(label) for label, _ in told))))  # as many as the width has room for
+    figure.legend(frameon=False, loc="outside upper left", ncols=columns)
     packed = io.BytesIO()
     figure.savefig(packed, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {"Software": None})
     pyplot.close(figure)

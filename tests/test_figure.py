@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fpt import UserError
-from scripts.figure import MOST, draw, labels
+from scripts.figure import MOST, draw, labelled
 
 
 def run(accuracies=(0.5, 0.8), task="bit-memory", **settings):
@@ -32,9 +32,10 @@ def test_a_picture_holds_its_runs_and_the_floors_that_apply():
 
 
 def test_a_legend_says_in_what_runs_differ():
-    assert labels([run(seed=1), run(seed=2)]) == ["seed 1", "seed 2"]
-    assert labels([run(), run(body="gpt2-mini", load="none")]) == ["tiny, load body", "gpt2-mini, random"]
-    assert labels([run()]) == ["bit-memory, tiny"]
+    labels = lambda *runs: [label for label, _ in labelled(list(runs))]
+    assert labels(run(seed=2), run(seed=10), run(seed=1)) == ["seed 1", "seed 2", "seed 10"]
+    assert labels(run(), run(body="gpt2-mini", load="none")) == ["gpt2-mini, random", "tiny, load body"]
+    assert labels(run()) == ["bit-memory, tiny"]
 
 
 @pytest.mark.parametrize("arguments, said", [
