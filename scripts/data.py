@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
         print("  train       drawn from the key, without end")
     for name, (inputs, targets) in data.items():
         unit = "examples" if len(targets) else "tokens  "  # one stream, of which examples are cut
-        print(f"  {name:<10}  {len(inputs):>10,} {unit}  inputs {inputs.dtype} {inputs.shape[1:]}  targets {targets.shape[1:]}")
+        print(f"  {name:<10}  {len(inputs):>7,} {unit}  inputs {inputs.dtype} {inputs.shape[1:]}  targets {targets.shape[1:]}")
     print(f"floors on {options.split}:")
     for name, accuracy in task.floors(data, split).items():
         print(f"  {accuracy:.4f}  {name}")

@@ -331,7 +331,8 @@ CHANGES = {
     "steps": 61, "batch": 9, "lr": 1e-3, "eval_every": 21, "eval_examples": 5, "load": "attention", "train": "output", "seed": 1,
     "body_seed": 1, "dtype": "bfloat16", "dropout": 0.2, "embedding_dropout": 0.0, "attention_dropout": 0.0,
     "residual_dropout": 0.0, "clip": 2.0, "init": "depth-scaled", "task": BitXor(bits=4), "checkpoint": "0" * 32,
-    "geometry": TINY,
+    "geometry": TINY, "birth": "statistics", "redraw": "attention", "optimizer": "muon", "weight_decay": 0.1, "warmup": 5,
+    "decay": "cosine", "accumulate": 2,
 }
 
 
