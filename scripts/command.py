@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -36,19 +35,6 @@ def run(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-
-
-def use_huge_pages() -> None:
-    """Starts the process again with huge pages for large allocations, where it runs on glibc 2.35 or newer without.
-
-    A step allocates afresh what it works in, and pages of 4 KiB cost a fifth of a long step in the kernel (pretraining
-    `copy` on two cores: 1,661 ms a step, and 1,328 ms so).  glibc reads the setting at its start only.  For a process that
-    is a command of its own: whatever it has done before is lost.
-    """
-    library, version = platform.libc_ver()
-    known = library == "glibc" and tuple(map(int, version.split("."))) >= (2, 35)
-    if known and "GLIBC_TUNABLES" not in os.environ and not {"-h", "--help"} & set(sys.argv):
-        os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"})
 
 
 def option(arguments: Sequence[str], name: str) -> str | None:

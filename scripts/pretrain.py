@@ -23,7 +23,7 @@ from fpt.errors import UserError, nearest
 from fpt.files import data_folder, write_whole
 from fpt.task import Task
 from scripts import options as training
-from scripts.command import run, use_huge_pages
+from scripts.command import run
 from tasks.text import END
 
 TaskType = TypeVar("TaskType", bound=Task)
@@ -119,5 +119,4 @@ def write(loaded, tokens: int, temperature: float = 0.8) -> str:
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     run(main)

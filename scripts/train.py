@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from fpt.task import Task
 from scripts import options
-from scripts.command import chosen_task, run, use_huge_pages
+from scripts.command import chosen_task, run
 
 TaskType = TypeVar("TaskType", bound=Task)
 
@@ -29,5 +29,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     run(main)
