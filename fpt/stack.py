@@ -253,7 +253,8 @@ def _summarise(progress: Steps, folders: list[records.Folder], results: list[dic
         floors = {name: value for name, value in result["floors"].items() if "/" not in name}
         floor = max(floors, key=floors.get)
         test = result["test"]
-        parts = "".join(f", {name} {value:.4f}" for name, value in (test["slices"] | result["figures"]).items())
+        also = (test["slices"] | result["figures"]).items()
+        parts = "".join(f", {name} {value:.4f}" for name, value in also if value is not None)
         state = "" if result["status"] == "finished" else f"diverged at step {result['diverged_at']}; "
         progress.say(f"{folder.path}\n"
                      f"  {state}test accuracy {test['accuracy']:.4f} on {test['n']:,} examples{parts}\n"

@@ -18,9 +18,7 @@ from scripts.command import RECORDS, parsed, run
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe & Ito 2008
 LINES = ("-", "--", ":")
 MOST = len(COLOURS) * len(LINES)
-# What a legend says of a run, where runs differ in it.
-TOLD = ("task", "sizes", "body", "birth", "redraw", "load", "train", "lr", "steps", "batch", "seed", "body_seed", "dtype", "init",
-        "optimizer", "weight_decay", "warmup", "decay", "dropout", "attention_dropout")
+UNTOLD = {"geometry", "checkpoint", "task_file"}  # of a configuration: what the names of body and task stand for
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,9 @@ def _finished(folders: tuple[Path, ...]) -> list[dict[str, Any]]:
 def labelled(runs: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     """Each run with what tells it from the others, in order of that; task and body where there is nothing to tell apart."""
     said = lambda one, key: Path(one["config"][key]).name if key == "body" else one["config"].get(key)
-    differ = [key for key in TOLD if len({json.dumps(said(one, key)) for one in runs}) > 1] or ["task", "body"]
+    # What all runs state: records outlive the configurations of their time.
+    stated = sorted(set.intersection(*(set(one["config"]) for one in runs)) - UNTOLD)
+    differ = [key for key in stated if len({json.dumps(said(one, key)) for one in runs}) > 1] or ["task", "body"]
 
     def order(one: dict[str, Any]) -> list[tuple[float, str]]:
         values = (said(one, key) for key in differ)

@@ -92,7 +92,6 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     stated = dict(task=task, body=preset.body, lr=(preset.lr,), steps=preset.steps, batch=preset.batch,
                   eval_every=preset.eval_every, eval_examples=preset.eval_examples)
     default = options(**stated | dict(preset.settings or {}) | settings)
-    _keep_compiled()
     about, known = task_class.__doc__.splitlines()[0], name == "laptop" and not settings and expected(task_class)
     if known:
         about += (f"\n\nThe defaults come to {known.accuracy:.3f} on test in {known.minutes:.1f} minutes on two cores; the best "
@@ -107,10 +106,10 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     return grid(config, chosen.lr, chosen.seed), chosen
 
 
-def _keep_compiled() -> None:
+def keep_compiled() -> None:
     """What XLA compiled once it need not compile again; one folder a machine, since it is code for that machine.
 
-    It has to be said before jax is imported.
+    It has to be said before jax is imported: first thing in a command.
     """
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla" / platform.node()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

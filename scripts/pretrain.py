@@ -45,6 +45,7 @@ class Options(training.Options[TaskType]):
 
 
 def main(arguments: list[str]) -> None:
+    training.keep_compiled()
     if not arguments or arguments[0].startswith("-"):
         print(__doc__.strip() + "\n\n`python -m scripts.pretrain language --help` lists the options.")
         raise SystemExit(0 if {"-h", "--help"} & set(arguments) else 2)

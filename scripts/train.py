@@ -23,6 +23,7 @@ class Options(options.Options[TaskType]):
 
 
 def main(arguments: list[str]) -> None:
+    options.keep_compiled()
     task_class, file, rest = chosen_task(arguments, "python -m scripts.train TASK [options]")
     options.train_all(*options.configurations(
         task_class, file, rest, f"python -m scripts.train {task_class.name}", Options))

@@ -23,7 +23,6 @@ def on_own_inputs(task: type[Task]) -> type[Task]:
         name = f"self-{task.name}"
         presets = task.presets
         pad = None  # all tokens are read, also where they fill up
-        probes = ()
 
         @cached_property
         def base(self) -> Task:

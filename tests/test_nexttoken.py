@@ -1,0 +1,132 @@
+"""Tasks of next-token prediction: how they are drawn and scored, and the probe that watches a body learn to copy."""
+
+import math
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fpt import UserError
+from fpt.evaluation import score
+from fpt.task import UNSCORED, Split
+from tasks.copying import Copying
+from tasks.language import Language
+from tasks.nexttoken import BEGIN, PROBES, SPAN, copying_gain
+
+CONTEXT = 4
+TRAIN = 13 * CONTEXT + 1  # tokens: twelve windows, and one for the phase
+
+
+@pytest.fixture(scope="module")
+def draw():
+    """(seed, step) -> a batch of four windows of the stream 0, 1, 2, ..."""
+    train = Split(jnp.arange(TRAIN, dtype=jnp.uint16), jnp.zeros((0, CONTEXT), jnp.int32))
+    drawn = jax.jit(lambda key, step: Language(context=CONTEXT).draw(train, key, step, 4))
+    return lambda seed, step: Split(*map(np.asarray, drawn(jax.random.key(seed), step)))
+
+
+def test_windows_are_drawn_from_the_stream_with_targets_one_further(draw):
+    for step in range(60):
+        inputs, targets = draw(0, step)
+        assert inputs.shape == targets.shape == (4, CONTEXT)
+        assert (targets == inputs + 1).all() and (inputs == inputs[:, :1] + np.arange(CONTEXT)).all() and targets.max() < TRAIN
+
+
+def test_an_epoch_holds_every_window_once_wherever_they_begin(draw):
+    phases, orders = set(), []
+    for epoch in range(8):
+        firsts = np.stack([draw(0, 3 * epoch + step).inputs[:, 0] for step in range(3)])
+        assert sorted((firsts // CONTEXT).ravel()) == list(range(12))
+        assert (firsts % CONTEXT == firsts[:, :1] % CONTEXT).all()
+        phases |= set((firsts % CONTEXT).ravel().tolist())
+        orders.append(tuple((firsts // CONTEXT).ravel()))
+    assert phases == set(range(CONTEXT)) and len(set(orders)) == 8
+
+
+def test_a_draw_is_a_function_of_key_and_step(draw):
+    assert np.array_equal(draw(0, 5).inputs, draw(0, 5).inputs)
+    others = [draw(seed, step).inputs for seed, step in ((0, 6), (1, 5))]
+    assert not any(np.array_equal(draw(0, 5).inputs, other) for other in others)
+
+
+def test_the_shortest_text_that_is_taken_can_be_drawn_from(monkeypatch):
+    task, streams = Language(context=8), {name: np.arange(40, dtype=np.uint16) for name in ("validation", "heldout")}
+    text = types.SimpleNamespace(stream=streams.__getitem__, tokenizer=types.SimpleNamespace(token_to_id=lambda entry: 0))
+    monkeypatch.setattr("tasks.language.prepare", lambda *arguments: text)
+    for length in (14, 15, 16):
+        streams["train"] = np.arange(length, dtype=np.uint16)
+        with pytest.raises(UserError, match="--context 8 needs"):
+            task.load(Path("data"))
+    streams["train"] = np.arange(17, dtype=np.uint16)
+    inputs, targets = task.draw(task.load(Path("data"))["train"], jax.random.key(0), 0, 2)
+    assert (targets == inputs + 1).all()
+
+
+@pytest.mark.parametrize("length", range(9, 30))
+def test_every_held_out_token_is_scored_once_with_half_a_context_before_it(length):
+    inputs, targets = Language(context=8)._windows(np.arange(length), Path("data"))
+    rows, columns = np.nonzero(targets != UNSCORED)
+    tokens = targets[rows, columns]
+    assert (inputs[rows, columns] == tokens - 1).all() and (inputs == inputs[:, :1] + np.arange(8)).all()
+    assert (tokens - inputs[rows, 0]).min() > 4
+    assert tokens.tolist() == list(range(5, 5 + len(tokens))) and 0 <= length - 5 - len(tokens) < 4
+    assert len(set((targets != UNSCORED).sum(1))) == 1
+
+
+def test_a_split_shorter_than_a_window_is_refused():
+    with pytest.raises(UserError, match="holds 8 tokens; --context 8 needs more"):
+        Language(context=8)._windows(np.arange(8), Path("data"))
+
+
+def _period(row):
+    return next(period for period in range(1, len(row)) if np.array_equal(row[period:], row[:-period]))
+
+
+def test_what_is_to_be_copied_repeats_within_an_eighth_and_a_half_of_the_context():
+    task = Copying(vocabulary=1000, context=32)
+    inputs, targets = map(np.asarray, task.draw(None, jax.random.key(0), 3, 400))
+    assert {_period(row) for row in targets} == set(range(4, 17))
+    assert (inputs[:, 0] == BEGIN).all() and np.array_equal(inputs[:, 1:], targets[:, :-1])
+    assert targets.min() == 1 and targets.max() == 999
+    again, other = (np.asarray(task.draw(None, jax.random.key(0), step, 400).targets) for step in (3, 4))
+    assert np.array_equal(again, targets) and not np.array_equal(other, targets)
+
+
+def test_a_copy_tasks_splits_are_scored_everywhere_and_differ():
+    data = Copying(vocabulary=50, context=32).load()
+    assert not np.array_equal(data["validation"].targets, data["test"].targets)
+    for name in ("validation", "test"):
+        assert data[name].targets.shape == (256, 32) and (data[name].targets != UNSCORED).all()
+
+
+def test_the_probes_are_scored_on_random_symbols_or_on_their_repetition():
+    probes = Copying(vocabulary=50, context=2 * SPAN).repetitions()
+    (inputs, random), (again, repeated) = probes["random"], probes["repeated"]
+    assert np.array_equal(inputs, again) and inputs.shape == (PROBES, 2 * SPAN)
+    assert (inputs[:, 0] == BEGIN).all() and inputs[:, 1:].min() == 1 and inputs.max() == 49
+    assert np.array_equal(random[:, :SPAN], inputs[:, 1 : SPAN + 1]) and (random[:, SPAN:] == UNSCORED).all()
+    assert np.array_equal(repeated[:, SPAN:], random[:, :SPAN]) and (repeated[:, :SPAN] == UNSCORED).all()
+    assert np.array_equal(repeated[:, SPAN:-1], inputs[:, SPAN + 1 :])
+
+
+@pytest.mark.parametrize("context", [2, 32, 128, 512])
+def test_the_probes_fit_a_task_of_any_context(context):
+    for probe in Copying(vocabulary=50, context=context).repetitions().values():
+        assert probe.inputs.shape == probe.targets.shape and probe.inputs.shape[1] <= context
+        assert (probe.targets != UNSCORED).any()
+
+
+def test_a_perfect_copier_gains_all_that_random_symbols_cost():
+    task = Copying(vocabulary=50, context=2 * SPAN)
+    copied = np.full((PROBES, 2 * SPAN), BEGIN)
+    losses = {"random": np.full(PROBES, math.log(49)), "repeated": np.zeros(PROBES)}
+    scores = {}
+    for name, probe in task.repetitions().items():
+        copied[:, SPAN:] = probe.inputs[:, 1 : SPAN + 1]
+        scores[name] = score(task, probe, copied, losses[name])
+    assert scores["repeated"]["accuracy"] == 1 and scores["random"]["accuracy"] == 0
+    assert task.figures({}, None, {"loss": 1.0}, scores) == {"loss": 1.0, "copying gain": pytest.approx(math.log(49))}
+    assert math.isnan(copying_gain({"random": {"loss": 1.0}, "repeated": {"loss": None}}))
