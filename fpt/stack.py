@@ -258,4 +258,5 @@ def _summarise(progress: Steps, folders: list[records.Folder], results: list[dic
         state = "" if result["status"] == "finished" else f"diverged at step {result['diverged_at']}; "
         progress.say(f"{folder.path}\n"
                      f"  {state}test accuracy {test['accuracy']:.4f} on {test['n']:,} examples{parts}\n"
-                     f"  best floor    {floors[floor]:.4f} ({floor}); took {result['seconds']:.0f} s")
+                     f"  best floor    {floors[floor]:.4f} ({floor}); took {result['seconds']:.0f} s\n"
+                     f"  its picture   python -m scripts.figure {folder.path}")
