@@ -1,4 +1,4 @@
-"""What a body is: the geometries by name, and the geometry that a checkpoint's configuration states."""
+"""What a body is: the geometries by name, those with weights in the package, and what a checkpoint's configuration states."""
 
 from __future__ import annotations
 
@@ -52,8 +52,16 @@ GEOMETRIES = {
     "gpt2-xl": Geometry(layers=48, width=1600, heads=25),
 }
 
+SHIPPED = Path(__file__).parent / "weights"
+UNPUBLISHED = ("gpt2-mini",)  # geometries of our own, of which the hub has no weights
+
 # Attention that this body does not compute: key of config.json -> the value that GPT-2's own attention has.
 REFUSED = {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "scale_attn_weights": True}
+
+
+def shipped() -> list[str]:
+    """The names of the bodies whose weights come with the package."""
+    return sorted(file.parent.name for file in SHIPPED.glob("*/config.json"))
 
 
 def read_geometry(path: Path) -> Geometry:

@@ -19,14 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpt.bodies import GEOMETRIES, Geometry, read_geometry, write_geometry
+from fpt.bodies import GEOMETRIES, SHIPPED, UNPUBLISHED, Geometry, read_geometry, shipped, write_geometry
 from fpt.errors import UserError, nearest
 from fpt.files import sha256, write_whole
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-SHIPPED = Path(__file__).parent / "weights"
-UNPUBLISHED = ("gpt2-mini",)  # geometries of our own, of which the hub has no weights
 PREFIX = "transformer."
 # Keys that a body has no place for: causal masks kept as buffers, a language model's table and the head tied to it, and
 # the input and output layers of a run that was exported.
@@ -73,11 +71,6 @@ def locate(body: str) -> Checkpoint | None:
         return _from_hub(body)  # the hub's oldest checkpoints have names of one word
     except UserError:
         raise nearest(body, [*GEOMETRIES, *shipped()], "body") from None
-
-
-def shipped() -> list[str]:
-    """The names of the bodies that come with the package."""
-    return sorted(file.parent.name for file in SHIPPED.glob("*/config.json"))
 
 
 def open_folder(folder: Path) -> Checkpoint:

@@ -16,6 +16,7 @@ from statistics import fmean
 import tyro
 
 import tasks
+from fpt.bodies import shipped
 from fpt.errors import UserError, nearest
 from fpt.task import Preset, Task
 
@@ -105,8 +106,9 @@ def expected(task: type[Task]) -> Expected | None:
     """None where no run of exactly these settings is on record."""
     preset = task.presets["laptop"]
     settings = {"body": preset.body, "batch": preset.batch, "steps": preset.steps, "lr": preset.lr, "train": "fpt",
-                "eval_every": preset.eval_every, "eval_examples": preset.eval_examples, "dtype": "float32",
-                "task": task.name, "sizes": replace(task(), **preset.sizes or {}).settings()}
+                "load": "body" if preset.body in shipped() else "none", "eval_every": preset.eval_every,
+                "eval_examples": preset.eval_examples, "dtype": "float32", "task": task.name,
+                "sizes": replace(task(), **preset.sizes or {}).settings()}
     try:
         lines = [json.loads(line) for line in (RECORDS / "defaults.jsonl").read_text().splitlines()]
     except FileNotFoundError:

@@ -177,6 +177,7 @@ def test_what_is_not_finished_is_not_collected(runs, command, tmp_path):
 
 
 def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
+    from fpt.bodies import shipped
     from scripts import command
     from tasks.bits import BitXor
 
@@ -184,10 +185,12 @@ def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
     assert command.expected(BitXor) is None
     preset = BitXor.presets["laptop"]
     config = {"task": "bit-xor", "sizes": BitXor().settings(), "body": preset.body, "batch": preset.batch, "steps": preset.steps,
-              "lr": preset.lr, "train": "fpt", "eval_every": preset.eval_every, "eval_examples": None, "dtype": "float32"}
+              "lr": preset.lr, "train": "fpt", "eval_every": preset.eval_every, "eval_examples": None, "dtype": "float32",
+              "load": "body" if preset.body in shipped() else "none"}
     result = {"floors": {"majority": 0.5, "part/other": 0.9}, "seconds": 120, "runs_in_stack": 2}
     lines = [{"config": config, "result": result | {"test": {"accuracy": accuracy}}} for accuracy in (0.75, 1.0)]
-    lines.append({"config": config | {"steps": 1}, "result": result | {"test": {"accuracy": 0.1}}})
+    lines += [{"config": config | other, "result": result | {"test": {"accuracy": 0.1}}}
+              for other in ({"steps": 1}, {"load": "attention"})]
     (tmp_path / "defaults.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert command.expected(BitXor) == command.Expected(0.875, 0.5, 1.0)
 
