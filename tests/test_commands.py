@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["train", "pretrain", "evaluate", "data", "figure", "collect", "benchmark"]
+COMMANDS = ["train", "pretrain", "evaluate", "data", "figure", "table", "collect", "benchmark"]
 
 
 def test_help_needs_no_jax():

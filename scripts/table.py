@@ -1,0 +1,71 @@
+"""What a study's runs come to, as tables: `python -m scripts.table --study births`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median, stdev
+
+from fpt.files import write_whole
+from scripts import recorded
+from scripts.command import parsed, run
+from scripts.recorded import Run
+
+SHARE = 0.9  # of the way from the best floor to the best run
+
+
+@dataclass(frozen=True)
+class Options:
+    """Prints a table for each task of a study: every condition at the rate that validation chooses on its first seed."""
+
+    study: str
+    """A study in results/records."""
+    task: str | None = None
+    """One task of it."""
+    to: Path | None = None
+    """A file to write instead, in markdown."""
+
+
+def main(arguments: list[str]) -> None:
+    options = parsed(Options, arguments, "python -m scripts.table")
+    runs = recorded.study(options.study, options.task)
+    names = sorted({run["config"]["task"] for run in runs})
+    text = "\n\n".join(table(recorded.of_task(runs, name)) for name in names) + "\n"
+    if options.to:
+        write_whole(options.to, text.encode())
+    print(f"{options.to}: {len(names)} table{'s' * (len(names) > 1)}" if options.to else text, end="\n" * bool(options.to))
+
+
+def table(runs: list[Run]) -> str:
+    """A task's table: means over seeds, with the sample standard deviation where there are several."""
+    chosen = recorded.chosen(runs)
+    name, floor = recorded.best_floor(runs[0])
+    best = max(map(recorded.validation, runs))
+    target = floor + SHARE * (best - floor)
+    parts = sorted(set.union(*(set(run["result"]["test"]["slices"]) for run in runs)))
+    reached = (f"Steps to {target:.3f} on validation, nine tenths of the way from that floor to the best run ({best:.3f}): the "
+               "median of the seeds that get there." if best > floor else f"No run passes that floor (the best: {best:.3f}).")
+    rows = [["condition", "rate", "seeds", "test", "sd", "steps", *parts]]
+    for label, alike in chosen.items():
+        test = [run["result"]["test"]["accuracy"] for run in alike]
+        passed = [step for run in alike if best > floor and (step := steps_to(run, target)) is not None]
+        steps = f"{median(passed):,.0f}" + f" ({len(passed)} of {len(alike)})" * (len(passed) < len(alike)) if passed else "-"
+        rows.append([label, f"{alike[0]['config']['lr']:g}", str(len(alike)), f"{fmean(test):.3f}",
+                     f"{stdev(test):.3f}" if len(test) > 1 else "-", steps,
+                     *(f"{fmean(run['result']['test']['slices'][part] for run in alike):.3f}" for part in parts)])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
+    lines.insert(1, "-|-".join("-" * width for width in widths))
+    config, count = runs[0]["config"], len(runs)
+    sizes = ", ".join(f"{key} {value}" for key, value in config["sizes"].items())
+    return (f"### {config['task']}\n\n{sizes}; {config['steps']:,} steps of {config['batch']}; {count} run{'s' * (count > 1)} in "
+            f"all.\nBest floor on test: {floor:.3f} ({name}). {reached}\n\n" + "\n".join(f"| {line} |" for line in lines))
+
+
+def steps_to(run: Run, accuracy: float) -> int | None:
+    """The first evaluation at which a run has this accuracy on validation."""
+    return next((line["step"] for line in run["curve"] if (line["validation"]["accuracy"] or 0) >= accuracy), None)
+
+
+if __name__ == "__main__":
+    run(main)

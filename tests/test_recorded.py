@@ -1,0 +1,64 @@
+"""What tells recorded runs apart, which rate is chosen, and the tables that say so."""
+
+import json
+
+import pytest
+
+from scripts.recorded import chosen, conditions
+from scripts.table import steps_to, table
+from tests.recording import run
+
+
+def test_conditions_are_told_by_what_differs_in_order():
+    told = lambda *runs: list(conditions(list(runs)))
+    assert told(run(lr=10.0), run(lr=2.0)) == ["lr 2.0", "lr 10.0"]
+    assert told(run(), run(body="gpt2-mini", load="none")) == ["gpt2-mini, random", "tiny, load body"]
+    assert told(run(), run(seed=1)) == ["bit-memory, tiny"]
+    assert told(run(), run(birth="statistics")) == ["statistics", "weights"]
+    assert told(run(), run(birth="statistics"), run(load="none")) == ["statistics, load body", "load body", "random"]
+
+
+def test_the_rate_is_chosen_on_validation_of_the_first_seed_and_never_on_test():
+    runs = [run((0.5, 0.7), test=0.9, lr=1.0), run((0.5, 0.8), test=0.1, lr=2.0), run((0.5, 0.6), test=0.2, lr=2.0, seed=1),
+            run((0.5, 0.99), lr=1.0, seed=1), run((0.5, 0.6), lr=3.0, load="none")]
+    found = chosen(runs)
+    assert [(one["config"]["lr"], one["config"]["seed"]) for one in found["load body"]] == [(2.0, 0), (2.0, 1)]
+    assert [one["config"]["lr"] for one in found["random"]] == [3.0]
+
+
+def test_a_table_holds_means_over_seeds_spread_and_steps():
+    runs = [run((0.5, 0.7, 0.9), test=0.9, seed=0), run((0.5, 0.86, 0.86), test=0.7, seed=1),
+            run((0.5, 0.6, 0.7), test=0.6, load="none")]
+    head, *rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table(runs).splitlines() if "|" in line]
+    rows = rows[1:]
+    assert head[-6:] == ["rate", "seeds", "test", "sd", "steps", "hidden"]
+    # Nine tenths from 0.51 to 0.9 is 0.861: one seed gets there, at its last evaluation.
+    assert rows[0] == ["load body", "0.001", "2", "0.800", "0.141", "20 (1 of 2)", "0.400"]
+    assert rows[1] == ["random", "0.001", "1", "0.600", "-", "-", "0.300"]
+
+
+def test_steps_are_those_of_the_first_evaluation_that_is_good_enough():
+    assert [steps_to(run((0.5, 0.7, 0.9, 0.8)), target) for target in (0.5, 0.7, 0.85, 0.95)] == [0, 10, 20, None]
+
+
+def test_where_no_run_passes_the_floor_no_steps_are_counted():
+    text = table([run(floor=0.95)])
+    assert "No run passes that floor (the best: 0.800)" in text and "| -     |" in text
+
+
+def test_the_command_prints_a_table_for_each_task_or_writes_them(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("scripts.recorded.RECORDS", tmp_path)
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (run(), run(task="mnist"))))
+    code, out, err = command("table", "--study", "s")
+    assert code == 0 and out.count("###") == 2, err
+    code, one, _ = command("table", "--study", "s", "--task", "mnist")
+    assert code == 0 and one.count("###") == 1 and one.strip() in out
+    code, said, _ = command("table", "--study", "s", "--to", tmp_path / "t.md")
+    assert code == 0 and "2 tables" in said and (tmp_path / "t.md").read_text() == out
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--study", "birhts"], "unknown study 'birhts'"), (["--study", "defaults", "--task", "mnits"], "did you mean 'mnist'?")])
+def test_a_mistake_is_one_line(command, arguments, said):
+    code, _, err = command("table", *arguments)
+    assert code == 2 and err.count("\n") == 1 and said in err
