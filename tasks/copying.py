@@ -20,9 +20,11 @@ class Copying(NextToken):
 
     name: ClassVar[str] = "copy"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=16, steps=600, lr=3e-3, eval_every=100, settings=PRETRAINING | {"warmup": 100}),
+        "laptop": Preset(body="gpt2-mini", batch=8, steps=600, lr=3e-3, eval_every=100, settings=PRETRAINING | {"warmup": 100}),
     }
 
+    context: int = 128
+    """Symbols that are seen at once."""
     varied: bool = False
     """Whether each example repeats with a period of its own, so that only content tells what comes next."""
 

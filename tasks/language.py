@@ -24,12 +24,13 @@ class Language(NextToken):
 
     name: ClassVar[str] = "language"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=8, steps=3_000, lr=3e-3, eval_every=250, settings=PRETRAINING | {"warmup": 200}),
+        "laptop": Preset(body="gpt2-mini", batch=16, steps=3_000, lr=3e-3, eval_every=250,
+                         settings=PRETRAINING | {"warmup": 200}),
     }
 
     vocabulary: int = 8_192
     """Entries of the vocabulary, and rows of the token table."""
-    context: int = 512
+    context: int = 256
     """Tokens that are seen at once."""
     anywhere: bool = True
     """Whether training contexts begin at any position, so that all rows of the position table are trained."""
