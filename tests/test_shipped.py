@@ -1,0 +1,52 @@
+"""The bodies that come with the package are what their records say."""
+
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from safetensors.numpy import load_file
+
+from fpt import Config, bodies, checkpoint, load_body, train
+from fpt.task import UNSCORED
+from tasks.bits import BitMemory
+from tasks.copying import Copying
+from tasks.nexttoken import copying_gain
+
+LIMITS = {"gpt2-mini": 16, "gpt2-mini-copy": 10}  # MiB, all files together
+
+
+@pytest.fixture(params=bodies.shipped())
+def folder(request):
+    return bodies.SHIPPED / request.param
+
+
+def test_a_shipped_body_is_small_and_has_a_card(folder):
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= LIMITS[folder.name] * 2**20
+    card = (folder / "README.md").read_text()
+    origin = json.loads((folder / "pretraining.json").read_text())
+    assert f"{origin['result']['figures']['copying gain']:.2f}" in card and "python -m scripts.pretrain" in card
+
+
+def test_a_shipped_bodys_copying_gain_is_the_recorded_one(folder):
+    origin = json.loads((folder / "pretraining.json").read_text())
+    body, table = load_body(folder), load_file(folder / "model.safetensors")["wte.weight"].astype(np.float32)
+    sizes = {name: origin["config"]["sizes"][name] for name in ("vocabulary", "context")}
+    scores = {}
+    for name, (inputs, targets) in Copying(**sizes).repetitions().items():
+        logits = np.asarray(body(table[inputs])) @ table.T
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, np.maximum(targets, 0))
+        scores[name] = {"loss": float(jax.numpy.mean(losses, where=targets != UNSCORED))}
+    assert copying_gain(scores) == pytest.approx(origin["result"]["figures"]["copying gain"], abs=0.02)
+
+
+def test_a_frozen_body_that_copies_recalls_hidden_bits_better_than_the_vote(tmp_path):
+    config = Config(BitMemory(bits=50), "gpt2-mini-copy", steps=300, batch=16, lr=1e-2, eval_every=300, eval_examples=200,
+                    dropout=0.0)
+    result, = train([config], out=tmp_path)
+    assert result["test"]["slices"]["hidden"] > result["floors"]["hidden/vote"] + 0.02
+
+
+def test_a_shipped_body_is_found_by_its_name(folder):
+    assert checkpoint.locate(folder.name).folder == folder
