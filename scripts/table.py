@@ -33,7 +33,9 @@ def main(arguments: list[str]) -> None:
     text = "\n\n".join(table(recorded.of_task(runs, name)) for name in names) + "\n"
     if options.to:
         write_whole(options.to, text.encode())
-    print(f"{options.to}: {len(names)} table{'s' * (len(names) > 1)}" if options.to else text, end="\n" * bool(options.to))
+        print(f"{options.to}: {len(names)} table{'s' * (len(names) > 1)}")
+    else:
+        print(text, end="")
 
 
 def table(runs: list[Run]) -> str:
