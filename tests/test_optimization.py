@@ -22,7 +22,7 @@ TINY = Geometry(layers=1, width=16, heads=2, positions=16, embedding_dropout=0, 
 
 def _trainer(geometry=TINY, anywhere=True, **settings):
     """A trainer on copying, with all that it trains drawn wide enough that every term of the arithmetic shows."""
-    task = Copying(vocabulary=8, context=16, anywhere=anywhere)
+    task = Copying(vocabulary=8, context=16, anywhere=anywhere, varied=True)
     config = Config(task, "tiny", train="body+token", load="none",
                     **dict(steps=150, batch=16, lr=1e-2, eval_every=1, dropout=0.0) | settings)
     model, draw = build(task, geometry, input_dropout=0), np.random.default_rng(0)
