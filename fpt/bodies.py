@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def read_geometry(path: Path) -> Geometry:
 
     Raises UserError for a file that is missing or not JSON, another architecture, and attention that we do not implement.
     """
+    # Without torch it says on import that models won't be available: nothing that concerns who reads a configuration.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import GPT2Config
 
     try:

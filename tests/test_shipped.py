@@ -1,6 +1,8 @@
 """The bodies that come with the package are what their records say."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -46,6 +48,12 @@ def test_a_frozen_body_that_copies_recalls_hidden_bits_better_than_the_vote(tmp_
                     dropout=0.0)
     result, = train([config], out=tmp_path)
     assert result["test"]["slices"]["hidden"] > result["floors"]["hidden/vote"] + 0.02
+
+
+def test_a_shipped_body_is_read_without_a_word():
+    code = "from fpt import bodies, checkpoint; [checkpoint.locate(name) for name in bodies.shipped()]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=bodies.SHIPPED.parents[1])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_shipped_body_is_found_by_its_name(folder):
