@@ -59,6 +59,7 @@ class Stack:
         self.history: list[list[dict]] = [[] for _ in folders]
         self.results: list[dict] | None = None
         self._restore()
+        self.resumed = self.step, self.training  # what a person sees is the pace of today
 
     def run(self, progress: Steps) -> None:
         """Trains to the end and writes the records.  Raises Interrupted once the state is saved, if asked to stop."""
@@ -111,7 +112,9 @@ class Stack:
         self.per_dispatch = max(1, min(MOST_PER_DISPATCH, int(SECONDS_PER_DISPATCH * count / taken)))
         alive = losses[diverged == NEVER] / (self.step - self.evaluated)
         latest = max((history[-1] for history in self.history), key=lambda line: self._rank(line["validation"]))
-        progress.update(self.step, self.training / self.step, alive.mean() if len(alive) else math.nan,
+        step, training = self.resumed
+        pace = (self.training - training) / (self.step - step)
+        progress.update(self.step, pace, alive.mean() if len(alive) else math.nan,
                         self.common.task.headline(latest["validation"], latest.get("probes", {})))
 
     @property
