@@ -26,7 +26,7 @@ from fpt.task import Task
 from scripts.command import parsed, run
 
 CASES = {"bit-memory": 4, "cifar10": 16, "bit-xor": 16}  # task -> batch
-PRETRAINING = {"language": 8, "copy": 32}
+PRETRAINING = ("language", "copy")  # in the batches of their presets
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def model_flops(task: Task, geometry: Geometry, batch: int) -> float:
 
 def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
     """One row of the table."""
-    batch = options.batch or (CASES | PRETRAINING)[name]
+    task = tasks.find(name)()
+    batch = options.batch or CASES.get(name) or task.presets["laptop"].batch
     sides = [Side("scripts.benchmark_step", name, batch, options.body, dtype, options.stack)]
     if options.against == "torch":
         sides += [Side("scripts.benchmark_torch", name, batch, options.body, kind) for kind in dict.fromkeys([dtype, "float32"])]
@@ -112,7 +113,6 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
              for _ in track(range(options.turns), f"{name} {dtype}", transient=True)]
     peaks = [side.close() for side in sides]
     ours = median(turn[0] for turn in turns)
-    task = tasks.find(name)()
     flops = options.stack * model_flops(task, GEOMETRIES[options.body], batch)
     row = {"task": name, "dtype": dtype, "body": options.body, "batch": batch, "stack": options.stack,
            "milliseconds": 1e3 * ours, "peak_bytes": peaks[0], "matmul_gflops": sides[0].ready["matmul"] / 1e9,
@@ -131,8 +131,8 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     options = parsed(Options, arguments, "python -m scripts.benchmark")
     for name in options.tasks:
-        if name not in CASES | PRETRAINING:
-            raise nearest(name, CASES | PRETRAINING, "task of the benchmark")
+        if name not in (*CASES, *PRETRAINING):
+            raise nearest(name, (*CASES, *PRETRAINING), "task of the benchmark")
         if name in PRETRAINING and options.against == "torch":
             raise UserError(f"--against torch times tasks on a frozen body, not the pretraining on {name}")
     for dtype in options.dtype:
