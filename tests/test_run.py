@@ -131,6 +131,19 @@ def test_an_interrupted_run_goes_on_where_it_was(undisturbed, tmp_path, monkeypa
         _same(folder, tmp_path / folder.name)
 
 
+def test_the_pace_that_is_shown_is_todays(config, tmp_path, monkeypatch):
+    restore, paces = fpt.stack.Stack._restore, []
+
+    def after_ten_hours(stack):
+        restore(stack)
+        stack.training += 36_000
+
+    monkeypatch.setattr(fpt.stack.Stack, "_restore", after_ten_hours)
+    monkeypatch.setattr(fpt.stack.Steps, "update", lambda progress, step, seconds, *figures: paces.append(seconds))
+    train([config], tmp_path, quiet=True)
+    assert paces and max(paces) < 100
+
+
 @pytest.mark.parametrize("written", [0, 1, 3])
 def test_killed_between_the_results_of_a_stack(undisturbed, tmp_path, monkeypatch, written):
     out, configs, _ = undisturbed
