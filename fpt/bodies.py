@@ -54,7 +54,6 @@ GEOMETRIES = {
 }
 
 SHIPPED = Path(__file__).parent / "weights"
-UNPUBLISHED = ("gpt2-mini",)  # geometries of our own, of which the hub has no weights
 
 # Attention that this body does not compute: key of config.json -> the value that GPT-2's own attention has.
 REFUSED = {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "scale_attn_weights": True}

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpt.bodies import GEOMETRIES, SHIPPED, UNPUBLISHED, Geometry, read_geometry, shipped, write_geometry
+from fpt.bodies import GEOMETRIES, SHIPPED, Geometry, read_geometry, shipped, write_geometry
 from fpt.errors import UserError, nearest
 from fpt.files import sha256, write_whole
 
@@ -50,8 +50,8 @@ def theirs(name: str) -> str:
     return {"wpe": "wpe.weight", "token/embedding": "wte.weight"}.get(name, name).replace("/", ".")
 
 
-def locate(body: str) -> Checkpoint | None:
-    """The checkpoint that `--body` names; None for a geometry under whose name no weights are published.
+def locate(body: str) -> Checkpoint:
+    """The checkpoint that `--body` names.
 
     A geometry's name means the weights shipped under it, or the hub's; other shipped bodies have names of their own.
     Raises UserError where a folder holds no checkpoint, where it is damaged, where the hub's weights cannot be had, and
@@ -61,8 +61,6 @@ def locate(body: str) -> Checkpoint | None:
         return open_folder(SHIPPED / body)
     if Path(body).is_dir():
         return open_folder(Path(body))
-    if body in UNPUBLISHED:
-        return None
     if body in GEOMETRIES or re.fullmatch(r"\w[\w.-]*/[\w.-]+", body):
         return _from_hub(body)
     if "/" in body or os.sep in body:

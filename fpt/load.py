@@ -49,16 +49,16 @@ class LoadedBody:
 def load_body(body: str | Path, random: bool = False, seed: int = 0, dtype: str = "float32") -> LoadedBody:
     """The body that a checkpoint's folder, a hub id or a geometry's name stands for.
 
-    random: the geometry alone is taken, and its weights are drawn from `seed`; as they are where none are published
-    under the name.  Raises UserError where nothing of that name is known, or its weights are damaged or out of reach.
+    random: the geometry alone is taken, and its weights are drawn from `seed`.  Raises UserError where nothing of that
+    name is known, or its weights are damaged or out of reach.
     """
     body = str(body)
-    found = None if random and body in GEOMETRIES else checkpoints.locate(body)
-    geometry = found.geometry if found else GEOMETRIES[body]
-    if found and not random:
-        values = checkpoints.read(found, lambda name: True, body_shapes(geometry))
-    else:
+    if random:
+        geometry = GEOMETRIES[body] if body in GEOMETRIES else checkpoints.locate(body).geometry
         values = draw_body(geometry, jax.random.key(seed))
+    else:
+        found = checkpoints.locate(body)
+        geometry, values = found.geometry, checkpoints.read(found, lambda name: True, body_shapes(found.geometry))
     return LoadedBody(geometry, {name: jnp.asarray(value) for name, value in values.items()}, jnp.dtype(dtype))
 
 

@@ -23,8 +23,7 @@ from fpt.randomness import stream
 def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     """The configuration with load set, geometry and checkpoint filled in, and the body that it names.
 
-    Raises UserError where there is no such body, where weights are asked for that are not there, and for a task that
-    is longer than the body's positions.
+    Raises UserError where there is no such body, and for a task that is longer than the body's positions.
     """
     # Roles that need no checkpoint.
     made = set()
@@ -33,10 +32,8 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     load = config.load or ("attention" if made else None)
     needless = load is not None and roles.of(load) <= made and config.body in GEOMETRIES
     found = None if needless else checkpoints.locate(config.body)
-    load = load or ("body" if found else "none")
+    load = load or "body"
     read = roles.of(load) - made
-    if read and not found:
-        raise UserError(f"no weights for {config.body!r} here, so --load {load} cannot be; use --load none, or name a folder")
     if outside := roles.of(load) - roles.of("body"):
         raise UserError(f"--load takes roles of the body ({roles.NAMES['body']}), not {', '.join(sorted(outside))}")
     geometry = found.geometry if found else GEOMETRIES[config.body]

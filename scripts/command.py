@@ -16,7 +16,6 @@ from statistics import fmean
 import tyro
 
 import tasks
-from fpt.bodies import shipped
 from fpt.errors import UserError, nearest
 from fpt.task import Preset, Task
 
@@ -79,7 +78,8 @@ def chosen_task(arguments: list[str], usage: str) -> tuple[type[Task], Path | No
     if arguments and not arguments[0].startswith("-"):
         return tasks.find(arguments[0]), None, arguments[1:]
     print(f"usage: {usage}\n\n{table()}\n\n"
-          "test: accuracy to expect; floor: the best trivial predictor's;\nmin: minutes on two cores\n\n"
+          "test: accuracy to expect; random: with a random body;\n"
+          "floor: the best trivial predictor's; min: minutes on two cores\n\n"
           f"`{usage.split(' TASK')[0]} TASK --help` lists the options of a task.")
     sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
 
@@ -102,11 +102,11 @@ class Expected:
     minutes: float
 
 
-def expected(task: type[Task]) -> Expected | None:
-    """None where no run of exactly these settings is on record."""
+def expected(task: type[Task], load: str = "body") -> Expected | None:
+    """For the preset's body with its weights, or with none.  None where no run of exactly these settings is on record."""
     preset = task.presets["laptop"]
     settings = {"body": preset.body, "batch": preset.batch, "steps": preset.steps, "lr": preset.lr, "train": "fpt",
-                "load": "body" if preset.body in shipped() else "none", "eval_every": preset.eval_every,
+                "load": load, "eval_every": preset.eval_every,
                 "eval_examples": preset.eval_examples, "dtype": "float32", "task": task.name,
                 "sizes": replace(task(), **preset.sizes or {}).settings()}
     try:
@@ -123,13 +123,15 @@ def expected(task: type[Task]) -> Expected | None:
 
 def table() -> str:
     """The tasks with the settings that they are trained under unless options say otherwise, as a markdown table."""
-    rows = [("task", "tokens", "body", "batch", "steps", "rate", "eval", "test", "floor", "min")]
+    rows = [("task", "tokens", "body", "batch", "steps", "rate", "eval", "test", "random", "floor", "min")]
     for name in tasks.TASKS:
         task = tasks.find(name)
-        preset, known = task.presets["laptop"], expected(task)
-        figures = (f"{known.accuracy:.3f}", f"{known.floor:.3f}", f"{known.minutes:.1f}") if known else ("-", "-", "-")
+        preset, known, twin = task.presets["laptop"], expected(task), expected(task, "none")
+        either = known or twin
+        figures = (known and f"{known.accuracy:.3f}", twin and f"{twin.accuracy:.3f}",
+                   either and f"{either.floor:.3f}", either and f"{either.minutes:.1f}")
         rows.append((name, str(replace(task(), **preset.sizes or {}).tokens), preset.body, str(preset.batch),
-                     str(preset.steps), f"{preset.lr:g}", str(preset.eval_every), *figures))
+                     str(preset.steps), f"{preset.lr:g}", str(preset.eval_every), *(figure or "-" for figure in figures)))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["|".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     return "\n".join([lines[0], "|".join("-" * width for width in widths), *lines[1:]])

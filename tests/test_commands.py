@@ -46,7 +46,6 @@ MISTAKES = [
     (("train", "bit-xor", "--train", "input+outptu"), "did you mean 'output'?"),
     (("train", "bit-xor", "--train", "none"), "trains nothing"),
     (("train", "bit-xor", "--train", "attention@4-9"), "layers"),
-    (("train", "bit-xor", "--load", "body"), "no weights for 'gpt2-mini'"),
     (("train", "bit-xor", "--lr", "-1"), "--lr must be a positive number"),
     (("train", "bit-xor", "--lr", "nan"), "--lr must be a positive number"),
     (("train", "bit-xor", "--seed", "-1"), "--seed must be between"),
@@ -63,7 +62,7 @@ MISTAKES = [
     (("train", "bit-xor", "--body", "gpt2"), "the hub cannot be reached; name a checkpoint's folder, or say --load none"),
     (("train", "bit-xor", "--birth", "statistic"), "did you mean 'statistics'?"),
     (("train", "bit-xor", "--birth", "statistics", "--load", "none"), "makes nothing anew"),
-    (("train", "bit-xor", "--birth", "mimetic", "--redraw", "attention@0"), "makes nothing anew"),
+    (("train", "bit-xor", "--birth", "mimetic", "--redraw", "norm"), "makes nothing anew"),
     (("train", "bit-xor", "--optimizer", "muno"), "did you mean 'muon'?"),
     (("train", "bit-xor", "--accumulate", "3"), "--accumulate 3 does not divide --batch 4"),
     (("train", "bit-xor", "--weight-decay", "-1"), "--weight-decay must not be negative"),
@@ -177,7 +176,6 @@ def test_what_is_not_finished_is_not_collected(runs, command, tmp_path):
 
 
 def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
-    from fpt.bodies import shipped
     from scripts import command
     from tasks.bits import BitXor
 
@@ -186,13 +184,16 @@ def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
     preset = BitXor.presets["laptop"]
     config = {"task": "bit-xor", "sizes": BitXor().settings(), "body": preset.body, "batch": preset.batch, "steps": preset.steps,
               "lr": preset.lr, "train": "fpt", "eval_every": preset.eval_every, "eval_examples": None, "dtype": "float32",
-              "load": "body" if preset.body in shipped() else "none"}
+              "load": "body"}
     result = {"floors": {"majority": 0.5, "part/other": 0.9}, "seconds": 120, "runs_in_stack": 2}
     lines = [{"config": config, "result": result | {"test": {"accuracy": accuracy}}} for accuracy in (0.75, 1.0)]
     lines += [{"config": config | other, "result": result | {"test": {"accuracy": 0.1}}}
-              for other in ({"steps": 1}, {"load": "attention"})]
+              for other in ({"steps": 1}, {"load": "attention"}, {"load": "none"})]
     (tmp_path / "defaults.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert command.expected(BitXor) == command.Expected(0.875, 0.5, 1.0)
+    assert command.expected(BitXor, load="none") == command.Expected(0.1, 0.5, 1.0)
+    row, = (line for line in command.table().splitlines() if line.startswith("bit-xor"))
+    assert [cell.strip() for cell in row.split("|")[-4:]] == ["0.875", "0.100", "0.500", "1.0"]
 
 
 def test_evaluate_repeats_the_result_and_writes_predictions(runs, command, tmp_path):
