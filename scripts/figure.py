@@ -78,7 +78,9 @@ def draw(told: dict[str, list[Run]], part: str | None, kind: str) -> bytes:
     matplotlib.rcParams.update({"svg.hashsalt": "fpt", "svg.fonttype": "none", "font.size": 10})
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.2, 4.8), layout="constrained")
+    columns = max(1, min(4, 80 // (8 + max(map(len, told)))))  # as many as the width has room for
+    rows = -(-len(told) // columns)
+    figure, axes = pyplot.subplots(figsize=(7.2, 4.8 + 0.21 * max(0, rows - 4)), layout="constrained")  # inches
     for number, (label, alike) in enumerate(told.items()):
         for place, one in enumerate(alike):
             points = [(line["step"], _accuracy(line["validation"], part, one["config"]["task"])) for line in one["curve"]]
@@ -95,7 +97,6 @@ def draw(told: dict[str, list[Run]], part: str | None, kind: str) -> bytes:
         axes.annotate(label, (1.01, value), xycoords=("axes fraction", "data"), va="center", color="0.4", fontsize=8)
     axes.set(xlabel="training step", ylabel=f"accuracy on validation{f', {part}' if part else ''}")
     axes.spines[["top", "right"]].set_visible(False)
-    columns = max(1, min(4, 80 // (8 + max(map(len, told)))))  # as many as the width has room for
     figure.legend(frameon=False, loc="outside upper left", ncols=columns)
     packed = io.BytesIO()
     figure.savefig(packed, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {"Software": None})

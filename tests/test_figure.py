@@ -1,6 +1,7 @@
 """Pictures of runs: the same bytes for the same runs, and one line where there is nothing to draw."""
 
 import json
+import re
 
 import pytest
 
@@ -30,6 +31,16 @@ def test_runs_that_differ_by_seed_alone_share_a_colour_and_a_name():
     picture = draw(conditions(runs), None, "svg")
     assert [picture.count(colour.encode()) > 0 for colour in COLOURS[:3]] == [True, True, False]
     assert picture.count(b">lr 0.001<") == 1 and b"seed" not in picture
+
+
+def test_a_long_legend_leaves_the_curves_their_room():
+    def height(conditions):
+        told = {f"a condition that fills a line by itself, number {number}": [run()] for number in range(conditions)}
+        background = re.search(r'id="patch_2">\s*<path d="([^"]*)"', draw(told, None, "svg").decode())[1]
+        down = [float(point.split()[1]) for point in re.findall(r"[ML] ([\d. ]+)", background)]
+        return max(down) - min(down)
+
+    assert height(MOST) > 0.9 * height(4)
 
 
 @pytest.mark.parametrize("arguments, said", [
