@@ -13,6 +13,7 @@ from scripts.command import RECORDS
 
 Run = dict[str, Any]  # a line of a study: see `fpt.records.summary`
 UNTOLD = {"geometry", "checkpoint", "task_file"}  # of a configuration: what the names of body and task stand for
+USUAL = {"birth": "weights", "load": "body"}  # what the name of a body says by itself
 
 
 def study(name: str, task: str | None = None) -> list[Run]:
@@ -40,17 +41,19 @@ def conditions(runs: list[Run], but: Iterable[str] = ("seed",)) -> dict[str, lis
     # What all runs state: records outlive the configurations of their time.
     stated = sorted(set.intersection(*(set(run["config"]) for run in runs)) - UNTOLD - {*but})
     differ = [key for key in stated if len({json.dumps(said(run, key)) for run in runs}) > 1] or ["task", "body"]
+    if USUAL.keys() & differ:
+        differ = sorted({*differ, "body"})
 
     def order(run: Run) -> list[tuple[float, str]]:
-        values = [said(run, key) for key in differ]
+        values = ["" if USUAL.get(key) == said(run, key) else said(run, key) for key in differ]
         return [(float(value), "") if isinstance(value, (int, float)) else (math.inf, str(value)) for value in values]
 
     def word(run: Run, key: str) -> str:
         value = said(run, key)
         if key == "load" and value == "none":
             return "random"
-        if key == "birth" and value == "weights" and len(differ) > 1:
-            return ""  # what else is told says enough
+        if USUAL.get(key) == value:
+            return ""
         return f"{value}" if key in ("task", "body", "birth") else f"{key} {value}"
 
     found: dict[str, list[Run]] = {}

@@ -61,7 +61,8 @@ def table(runs: list[Run]) -> str:
     config, count = runs[0]["config"], len(runs)
     sizes = ", ".join(f"{key} {value}" for key, value in config["sizes"].items())
     return (f"### {config['task']}\n\n{sizes}; {config['steps']:,} steps of {config['batch']}; {count} run{'s' * (count > 1)} in "
-            f"all.\nBest floor on test: {floor:.3f} ({name}). {reached}\n\n" + "\n".join(f"| {line} |" for line in lines))
+            f"all.\nBest floor on test: {floor:.3f} ({name}). {reached} Means and sd are over task "
+            "seeds, which also draw what is not loaded.\n\n" + "\n".join(f"| {line} |" for line in lines))
 
 
 def steps_to(run: Run, accuracy: float) -> int | None:

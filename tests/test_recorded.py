@@ -12,18 +12,18 @@ from tests.recording import run
 def test_conditions_are_told_by_what_differs_in_order():
     told = lambda *runs: list(conditions(list(runs)))
     assert told(run(lr=10.0), run(lr=2.0)) == ["lr 2.0", "lr 10.0"]
-    assert told(run(), run(body="gpt2-mini", load="none")) == ["gpt2-mini, random", "tiny, load body"]
+    assert told(run(), run(body="gpt2-mini", load="none")) == ["gpt2-mini, random", "tiny"]
     assert told(run(), run(seed=1)) == ["bit-memory, tiny"]
-    assert told(run(), run(birth="statistics")) == ["statistics", "weights"]
-    assert told(run(), run(birth="statistics"), run(load="none")) == ["statistics, load body", "load body", "random"]
+    assert told(run(), run(birth="statistics")) == ["tiny", "statistics, tiny"]
+    assert told(run(), run(birth="statistics"), run(load="none")) == ["tiny", "tiny, random", "statistics, tiny"]
 
 
 def test_the_rate_is_chosen_on_validation_of_the_first_seed_and_never_on_test():
     runs = [run((0.5, 0.7), test=0.9, lr=1.0), run((0.5, 0.8), test=0.1, lr=2.0), run((0.5, 0.6), test=0.2, lr=2.0, seed=1),
             run((0.5, 0.99), lr=1.0, seed=1), run((0.5, 0.6), lr=3.0, load="none")]
     found = chosen(runs)
-    assert [(one["config"]["lr"], one["config"]["seed"]) for one in found["load body"]] == [(2.0, 0), (2.0, 1)]
-    assert [one["config"]["lr"] for one in found["random"]] == [3.0]
+    assert [(one["config"]["lr"], one["config"]["seed"]) for one in found["tiny"]] == [(2.0, 0), (2.0, 1)]
+    assert [one["config"]["lr"] for one in found["tiny, random"]] == [3.0]
 
 
 def test_a_table_holds_means_over_seeds_spread_and_steps():
@@ -33,8 +33,8 @@ def test_a_table_holds_means_over_seeds_spread_and_steps():
     rows = rows[1:]
     assert head[-6:] == ["rate", "seeds", "test", "sd", "steps", "hidden"]
     # Nine tenths from 0.51 to 0.9 is 0.861: one seed gets there, at its last evaluation.
-    assert rows[0] == ["load body", "0.001", "2", "0.800", "0.141", "20 (1 of 2)", "0.400"]
-    assert rows[1] == ["random", "0.001", "1", "0.600", "-", "-", "0.300"]
+    assert rows[0] == ["tiny", "0.001", "2", "0.800", "0.141", "20 (1 of 2)", "0.400"]
+    assert rows[1] == ["tiny, random", "0.001", "1", "0.600", "-", "-", "0.300"]
 
 
 def test_steps_are_those_of_the_first_evaluation_that_is_good_enough():
