@@ -10,6 +10,7 @@ It is the training of `scripts.train` with other defaults; the body is then writ
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -80,10 +81,9 @@ def main(arguments: list[str]) -> None:
     written = (folder / PROVENANCE).is_file() and origin.items() <= records.read_json(folder / PROVENANCE).items()
     if not written and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something else already; name another folder with --to")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; name another folder with --to") from None
+    above = next(path for path in folder.absolute().parents if os.path.exists(path))
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"cannot write {folder}: {above} is not a folder that can be written to; name another with --to")
     training.train_all(configs, options)
     loaded = load_run(trained)
     if kind == "language" and (options.sample or not written):
@@ -91,6 +91,7 @@ def main(arguments: list[str]) -> None:
         if {name: digest(split._asdict()) for name, split in data.items()} != loaded.result["data"]:
             raise UserError(f"the text is not that of {trained}, whose tokens cannot be told any more; put it back")
     if not written:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place first, so that the folder appears with all that belongs to it, or not at all.
         for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed here
             shutil.rmtree(leftover)

@@ -216,6 +216,13 @@ def test_a_place_where_no_folder_can_be_is_named(pretrained, command, tmp_path):
     assert code == 2 and err.count("\n") == 1 and "file/body" in err
 
 
+def test_text_that_is_not_there_leaves_no_folder_behind(command, tmp_path):
+    code, _, err = command("pretrain", "language", "--data-dir", tmp_path / "nowhere", "--out", tmp_path / "runs",
+                           "--to", tmp_path / "bodies" / "language")
+    assert code == 2 and err.count("\n") == 1 and "nowhere" in err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 16 kB, on which no body fits."""
