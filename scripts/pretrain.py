@@ -30,6 +30,9 @@ from tasks.text import END
 TaskType = TypeVar("TaskType", bound=Task)
 KINDS = ("language", "copy", "task", "self")
 STORED = ("float32", "float16")
+# Of a body that is trained on a task: not one that people train with.  A fresh input layer is a function of the seed, and the
+# body has grown around its own; frozen under the same seed, it would find it again and know the answers at step 0.
+SEED = 1_000_000
 PROVENANCE = "pretraining.json"  # the run that a checkpoint comes from: configuration, curve and result
 
 
@@ -59,7 +62,7 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"python -m scripts.pretrain {kind} TASK: which task? one of {', '.join(tasks.TASKS)}")
         if rest[0] not in tasks.TASKS:
             raise nearest(rest[0], tasks.TASKS, "task")
-        kind, rest, settings = f"{kind}-{rest[0]}", rest[1:], {"train": "all", "load": "none"}
+        kind, rest, settings = f"{kind}-{rest[0]}", rest[1:], {"train": "all", "load": "none", "seed": (SEED,)}
         name = kind if kind.startswith("self-") else kind.removeprefix("task-")
     task_class = tasks.find(name)
     configs, options = training.configurations(

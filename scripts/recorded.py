@@ -67,7 +67,7 @@ def chosen(runs: list[Run]) -> dict[str, list[Run]]:
     found = {}
     for label, alike in conditions(runs, ("seed", "lr")).items():
         first = min(run["config"]["seed"] for run in alike)
-        best = max((run for run in alike if run["config"]["seed"] == first), key=validation)
+        best = max((run for run in alike if run["config"]["seed"] == first), key=merit)
         found[label] = [run for run in alike if run["config"]["lr"] == best["config"]["lr"]]
     return found
 
@@ -76,6 +76,12 @@ def validation(run: Run) -> float:
     """Accuracy on validation at the step that was best; -1 for a run that had none."""
     accuracy = run["result"]["validation"]["accuracy"]
     return -1.0 if accuracy is None else accuracy
+
+
+def merit(run: Run) -> tuple[float, float]:
+    """What validation chooses by: accuracy, and loss where several answer everything."""
+    loss = run["result"]["validation"]["loss"]
+    return validation(run), -math.inf if loss is None else -loss
 
 
 def best_floor(run: Run) -> tuple[str, float]:

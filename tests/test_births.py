@@ -1,6 +1,7 @@
 """What the load set receives: weights, draws with their statistics, or attention in closed form."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import tasks
 from fpt import UserError, births, checkpoint, parameters, roles
 from fpt.bodies import Geometry
 from fpt.config import Config
+from fpt.load import load_run
 from fpt.model import body_shapes, draw_body
 from fpt.task import UNSCORED, Task
 from tasks.bits import BitXor
@@ -178,8 +180,13 @@ def test_pretraining_on_own_inputs_trains_and_exports(command, tmp_path):
         written = checkpoint.open_folder(tmp_path / kind)
         assert (written.geometry.layers, written.geometry.width) == (TINY.layers, TINY.width)
         values = checkpoint.read(written, lambda name: True, body_shapes(TINY))
-        fresh = draw_body(TINY, jax.random.key(0))
-        assert not any(np.array_equal(values[name], fresh[name]) for name in values if name.endswith("kernel"))
+        run = load_run(tmp_path / "runs" / json.loads((tmp_path / kind / "pretraining.json").read_text())["run"])
+        began = lambda **other: parameters.Source(run.config, run.model, None, own_bodies=False).values(
+            dataclasses.replace(run.config, **other), [*values, "input/kernel"])
+        assert not any(np.array_equal(values[name], began()[name]) for name in values if name.endswith("kernel"))
+        # The input layer that it has grown around is not the one that a run of seed 0 begins with.
+        alike = lambda other: np.corrcoef(run.parameters["input/kernel"].ravel(), other["input/kernel"].ravel())[0, 1]
+        assert alike(began()) > 0.9 and abs(alike(began(seed=0))) < 0.5
 
 
 def test_a_task_that_does_not_say_its_symbols_cannot_be_pretrained_on():

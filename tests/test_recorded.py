@@ -26,6 +26,12 @@ def test_the_rate_is_chosen_on_validation_of_the_first_seed_and_never_on_test():
     assert [one["config"]["lr"] for one in found["tiny, random"]] == [3.0]
 
 
+def test_of_rates_that_answer_as_much_the_one_with_the_smallest_loss_is_chosen():
+    runs = [run((0.5, 1.0), lr=1.0, loss=0.2), run((0.5, 1.0), lr=2.0, loss=0.1), run((0.5, 1.0), lr=3.0, loss=None),
+            run((0.5, 0.9), lr=4.0, loss=0.01)]
+    assert [one["config"]["lr"] for one in chosen(runs)["bit-memory, tiny"]] == [2.0]
+
+
 def test_a_table_holds_means_over_seeds_spread_and_steps():
     runs = [run((0.5, 0.7, 0.9), test=0.9, seed=0), run((0.5, 0.86, 0.86), test=0.7, seed=1),
             run((0.5, 0.6, 0.7), test=0.6, load="none")]
