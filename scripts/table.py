@@ -28,14 +28,18 @@ class Options:
 
 def main(arguments: list[str]) -> None:
     options = parsed(Options, arguments, "python -m scripts.table")
-    runs = recorded.study(options.study, options.task)
-    names = sorted({run["config"]["task"] for run in runs})
-    text = "\n\n".join(table(recorded.of_task(runs, name)) for name in names) + "\n"
+    text = tables(recorded.study(options.study, options.task))
     if options.to:
         write_whole(options.to, text.encode())
-        print(f"{options.to}: {len(names)} table{'s' * (len(names) > 1)}")
+        count = text.count("### ")
+        print(f"{options.to}: {count} table{'s' * (count > 1)}")
     else:
         print(text, end="")
+
+
+def tables(runs: list[Run]) -> str:
+    """The tables of all their tasks, in markdown."""
+    return "\n\n".join(table(recorded.of_task(runs, name)) for name in sorted({run["config"]["task"] for run in runs})) + "\n"
 
 
 def table(runs: list[Run]) -> str:

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from scripts.recorded import chosen, conditions
-from scripts.table import steps_to, table
+from scripts.command import RECORDS
+from scripts.recorded import chosen, conditions, study
+from scripts.table import steps_to, table, tables
 from tests.recording import run
 
 
@@ -41,6 +42,13 @@ def test_a_table_holds_means_over_seeds_spread_and_steps():
     # Nine tenths from 0.51 to 0.9 is 0.861: one seed gets there, at its last evaluation.
     assert rows[0] == ["tiny", "0.001", "2", "0.800", "0.141", "20 (1 of 2)", "0.400"]
     assert rows[1] == ["tiny, random", "0.001", "1", "0.600", "-", "-", "0.300"]
+
+
+def test_the_tables_beside_the_records_are_made_of_them():
+    files = [file for file in RECORDS.parent.glob("*.md") if file.name != "README.md"]
+    assert files
+    for file in files:
+        assert file.read_text() == tables(study(file.stem)), f"python -m scripts.table --study {file.stem} --to {file}"
 
 
 def test_steps_are_those_of_the_first_evaluation_that_is_good_enough():
