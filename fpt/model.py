@@ -56,7 +56,8 @@ class Model(nn.Module):
         body = Body(self.geometry, self.dtype, name="body")
         states, seen = body(embeds, body_key, read, hidden, maps, first)
         if self.tied:
-            logits = product(states, table.embedding.T, self.dtype)
+            # XLA's CPU would fold the transposition of the gradient into a bfloat16 product that it does not have.
+            logits = product(states, jax.lax.optimization_barrier(table.embedding.T), self.dtype)
         else:
             logits = Projection(self.answers_per_query * self.classes, self.dtype, name="output")(states)
         return logits.reshape(len(logits), -1, self.classes), seen

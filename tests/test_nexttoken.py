@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpt import UserError
+from fpt import UserError, model
+from fpt.bodies import Geometry
 from fpt.evaluation import score
 from fpt.task import UNSCORED, Split
 from tasks.copying import Copying
@@ -131,3 +132,15 @@ def test_a_perfect_copier_gains_all_that_random_symbols_cost():
     assert scores["repeated"]["accuracy"] == 1 and scores["random"]["accuracy"] == 0
     assert task.figures({}, None, {"loss": 1.0}, scores) == {"loss": 1.0, "copying gain": pytest.approx(math.log(49))}
     assert math.isnan(copying_gain({"random": {"loss": 1.0}, "repeated": {"loss": None}}))
+
+
+def test_the_gradient_of_a_tied_table_is_there_in_bfloat16_too():
+    task, gradients = Copying(vocabulary=64, context=32), {}
+    tokens = jax.random.randint(jax.random.key(0), (8, 32), 0, 64)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        built = model.build(task, Geometry(layers=1, width=32, heads=2, positions=32, vocabulary=64), dtype=dtype)
+        parameters = built.init(jax.random.key(1), tokens)
+        loss = lambda parameters: jnp.square(built.apply(parameters, tokens)[0]).sum()
+        gradients[dtype] = jax.jit(jax.grad(loss))(parameters)["params"]["token"]["embedding"]
+    apart = jnp.linalg.norm(gradients[jnp.bfloat16] - gradients[jnp.float32]) / jnp.linalg.norm(gradients[jnp.float32])
+    assert 0 < apart < 0.05
