@@ -35,7 +35,7 @@ def of_task(runs: list[Run], task: str | None) -> list[Run]:
 def conditions(runs: list[Run], but: Iterable[str] = ("seed",)) -> dict[str, list[Run]]:
     """Runs by what tells them apart, in order of that, leaving out the settings `but`; each in order of seed and rate.
 
-    Task and body where there is nothing to tell apart.
+    A birth or a load is told with its body.  Task and body where there is nothing to tell apart.
     """
     said = lambda run, key: Path(run["config"][key]).name if key == "body" else run["config"].get(key)
     # What all runs state: records outlive the configurations of their time.
