@@ -15,11 +15,6 @@ TOKENS_AT_ONCE = 16_384
 LOGITS_AT_ONCE = 2**26
 
 
-def take(split: Split, examples: int | None) -> Split:
-    """The first examples of a split, all of them for None."""
-    return Split(split.inputs[:examples], split.targets[:examples])
-
-
 def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
             between: Callable[[], None] = lambda: None) -> tuple[np.ndarray, np.ndarray]:
     """Predictions [R, N, A] and mean losses [R, N] of a stack, without dropout, in chunks of one size.

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from fpt import arrays, parameters, records
 from fpt import checkpoint as checkpoints
-from fpt import parameters, records
 from fpt.bodies import GEOMETRIES, Geometry
 from fpt.config import Config
 from fpt.errors import UserError
@@ -77,13 +77,13 @@ class LoadedRun:
         self.config, found = parameters.resolve(config)
         self.task = config.task
         self.result = records.read_json(folder / records.RESULT)
-        trained, identity = records.unpack(folder / records.TRAINABLE)
+        trained, identity = arrays.unpack(folder / records.TRAINABLE)
         self.model = parameters.model_of(self.config)
         source = parameters.Source(self.config, self.model, found, own_bodies=False)
         trainable, frozen = source.stack([self.config])
         if {name: value.shape[1:] for name, value in trainable.items()} != {n: v.shape for n, v in trained.items()}:
             raise UserError(f"{folder / records.TRAINABLE} does not fit its configuration; train the run again")
-        if identity.get("frozen") != parameters.digest(frozen):
+        if identity.get("frozen") != arrays.digest(frozen):
             raise UserError(f"the frozen parameters of {folder} cannot be made again here: the body's weights or the "
                             "versions of jax and flax differ from those in its result.json")
         self.trainable = {name: jnp.asarray(value)[None] for name, value in trained.items()}

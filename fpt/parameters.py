@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,12 +125,3 @@ def _layer_and_kind(name: str) -> str:
     """`body/h_3/attn/c_proj/bias` -> `body/h_3/bias`: with which others its statistics are taken."""
     layer = roles.layer_of(name)
     return name if layer is None else f"body/h_{layer}/{name.rpartition('/')[2]}"
-
-
-def digest(frozen: dict[str, Any]) -> str:
-    """sha256 over frozen parameters by name: what a trained part is valid with."""
-    state = hashlib.sha256()
-    for name in sorted(frozen):
-        state.update(name.encode())
-        state.update(np.ascontiguousarray(frozen[name]).tobytes())
-    return state.hexdigest()

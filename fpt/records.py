@@ -12,7 +12,6 @@ removed only when all runs have the newer one, so that the newest step that all 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
@@ -23,12 +22,12 @@ import jax
 import numpy as np
 from filelock import FileLock, Timeout
 
+from fpt.arrays import described, pack, unpack
 from fpt.config import Config
 from fpt.errors import UserError
 from fpt.files import write_whole
 
 CONFIG, METRICS, RESULT, TRAINABLE, LOCK = "config.json", "metrics.jsonl", "result.json", "trainable.safetensors", ".lock"
-ABOUT = "fpt"  # the key of our metadata in safetensors files
 
 
 def finite(value: float) -> float | None:
@@ -151,43 +150,6 @@ class Folder:
         for step, file in self.states().items():
             if step != but:
                 file.unlink(missing_ok=True)
-
-
-def pack(arrays: dict[str, Any], about: dict[str, Any]) -> bytes:
-    """Arrays by name as safetensors, and what they are as one JSON text in its metadata, so that bytes repeat.
-
-    Arrays are laid out in C order: safetensors writes others wrongly, and silently.
-    """
-    from safetensors.numpy import save
-
-    metadata = {ABOUT: json.dumps(about, sort_keys=True, allow_nan=False)}
-    return save({name: np.asarray(value, order="C") for name, value in arrays.items()}, metadata=metadata)
-
-
-@contextlib.contextmanager
-def _opened(path: Path):
-    """A safetensors file.  Raises UserError where it is missing, cut short or damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            yield file
-    except FileNotFoundError:
-        raise UserError(f"no {path.name} in {path.parent}; the run is not finished") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and train again") from None
-
-
-def described(path: Path) -> dict[str, Any]:
-    """What the arrays of a file are; they are not read."""
-    with _opened(path) as file:
-        return json.loads((file.metadata() or {}).get(ABOUT, "{}"))
-
-
-def unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays by name, and what they are."""
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, described(path)
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:

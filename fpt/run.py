@@ -11,10 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fpt import counts, machine, parameters, records, roles
+from fpt import counts, machine, parameters, records, roles, splits
 from fpt.config import Config
 from fpt.errors import UserError
-from fpt.evaluation import take
 from fpt.files import data_folder
 from fpt.progress import Steps, waiting
 from fpt.stack import Stack, condition_of
@@ -30,7 +29,9 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
     """Trains every run that is not finished yet, as few stacks as fit; returns the results, in the order given.
 
     out: the folder of run folders.  data_dir: where data lie, else `FPT_DATA`.  A run that was killed goes on from its
-    last state and ends in the same numbers.  Raises UserError for what cannot be done, Interrupted at Ctrl-C.
+    last state and ends in the same numbers; one that is finished is left alone, after a look whether the data, where
+    their folder is named, are those that it was trained with.  Raises UserError for what cannot be done, Interrupted at
+    Ctrl-C.
     """
     begun = time.monotonic()
     configs = [configs] if isinstance(configs, Config) else configs
@@ -42,9 +43,14 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
         ready, _ = bodies[common]
         resolved.append(dataclasses.replace(config, load=ready.load, geometry=ready.geometry, checkpoint=ready.checkpoint))
     folders = [records.Folder(Path(out), config) for config in resolved]
+    named, loaded = data_folder(data_dir), {}
     for folder in folders:
         if folder.finished:
             folder.check()
+            if named:
+                task = folder.config.task
+                loaded[task] = loaded.get(task) or task.load(named, lambda line: None)
+                splits.check(loaded[task], folder.result()["data"], str(folder.path))
             if not quiet:
                 print(f"{folder.path} is finished; delete it to train again")
     for common, (ready, found) in bodies.items():
@@ -53,7 +59,7 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
         if not unfinished:
             continue
         own_bodies = ready.body_seed is None and len({folder.config.seed for folder in same}) > 1
-        stacks = Stacks(ready, found, own_bodies, data_folder(data_dir), quiet, begun)
+        stacks = Stacks(ready, found, own_bodies, named, quiet, begun)
         with contextlib.ExitStack() as held:
             for folder in unfinished:
                 folder.open()
@@ -70,9 +76,9 @@ class Stacks:
         self.config, self.task, self.quiet, self.begun = config, config.task, quiet, begun
         self.say = (lambda line: None) if quiet else print
         self.data = self.task.load(data_dir, self.say)
-        self.data_digests = {name: parameters.digest(split._asdict()) for name, split in self.data.items()}
-        self.validation = take(self.data["validation"], config.eval_examples or VALIDATION)
-        self.test = take(self.data["test"], config.eval_examples)
+        self.data_digests = splits.digests(self.data)
+        self.validation = splits.sample(self.data, "validation", config.eval_examples or VALIDATION)
+        self.test = splits.sample(self.data, "test", config.eval_examples)
         self.probes = {name: self.data[name] for name in self.task.probes}
         train = self.data.get("train")
         self.train_split = None if train is None else Split(*map(jnp.asarray, train))

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpt import machine, parameters, records
+from fpt import machine, records
+from fpt.arrays import digest
 from fpt.config import Config
 from fpt.errors import UserError
 from fpt.evaluation import evaluate
@@ -173,7 +174,7 @@ class Stack:
         tested = evaluate(self.trainer, self.frozen, self.best, common.test, between)
         probed = self._probed(self.best, between)
         floors = {name: records.finite(value) for name, value in common.task.floors(common.data, common.test).items()}
-        frozen = [parameters.digest(self._frozen(number)) for number in range(len(self.folders))]
+        frozen = [digest(self._frozen(number)) for number in range(len(self.folders))]
         between()
         results = []
         for number, history in enumerate(self.history):

@@ -23,7 +23,7 @@ class Options:
     split: str = "test"
     """test, validation, or train where the task has one."""
     examples: int | None = None
-    """Evaluate the first so many; None: all."""
+    """Evaluate a fixed sample of so many, in which every smaller one is contained; None: all."""
     predictions: Path | None = None
     """A file for each example's predictions and targets, one JSON object a line."""
     export: Path | None = None
@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"no folder {options.folder}; name the folder of a run, as train prints it")
     if options.examples is not None and options.examples < 1:
         raise UserError(f"--examples must be at least 1, not {options.examples}")
-    from fpt.evaluation import answers, score, take
+    from fpt import splits
+    from fpt.evaluation import answers, score
     from fpt.load import load_run
 
     loaded = load_run(options.folder)
@@ -47,11 +48,13 @@ def main(arguments: list[str]) -> None:
         raise nearest(options.split, data, f"split of {loaded.task.name}")
     if data[options.split].targets.shape[1:] != (loaded.task.answers,) or not len(data[options.split].targets):
         raise UserError(f"the {options.split} split of {loaded.task.name} is what examples are cut from, and cannot be evaluated")
-    split = take(data[options.split], options.examples)
+    splits.check(data, loaded.result["data"], str(options.folder))
+    split = splits.sample(data, options.split, options.examples)
     predictions, losses = (found[0] for found in answers(loaded.trainer, loaded.frozen, loaded.trainable, split))
     if options.predictions:
+        numbers = splits.sampled(options.split, len(data[options.split].inputs), options.examples).tolist()
         lines = [json.dumps({"example": number, "prediction": predicted.tolist(), "target": target.tolist()})
-                 for number, (predicted, target) in enumerate(zip(predictions, split.targets))]
+                 for number, predicted, target in zip(numbers, predictions, split.targets)]
         write_whole(options.predictions, ("\n".join(lines) + "\n").encode())
     if options.export:
         loaded.export(options.export)

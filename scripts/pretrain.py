@@ -75,9 +75,9 @@ def main(arguments: list[str]) -> None:
         raise nearest(options.stored, STORED, "--stored")
     if options.sample and kind != "language":
         raise UserError(f"--sample is for language; {kind} knows no words")
-    from fpt import records
+    from fpt import records, splits
     from fpt.load import load_run
-    from fpt.parameters import digest, resolve
+    from fpt.parameters import resolve
 
     folder, trained = options.to or Path("bodies") / kind, options.out / resolve(configs[0])[0].name
     origin = {"run": trained.name, "stored": options.stored}
@@ -91,8 +91,7 @@ def main(arguments: list[str]) -> None:
     loaded = load_run(trained)
     if kind == "language" and (options.sample or not written):
         data = loaded.task.load(data_folder(options.data_dir), print)
-        if {name: digest(split._asdict()) for name, split in data.items()} != loaded.result["data"]:
-            raise UserError(f"the text is not that of {trained}, whose tokens cannot be told any more; put it back")
+        splits.check(data, loaded.result["data"], str(trained))
     if not written:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place first, so that the folder appears with all that belongs to it, or not at all.

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from fpt import Config, UserError, load_run, train
-from fpt.records import unpack
+from fpt.arrays import unpack
 from tasks.bits import BitXor
 
 XOR = BitXor(bits=3)
