@@ -77,19 +77,25 @@ class Trainer:
         return losses.mean(where=scored), (logits.argmax(-1) == batch.targets).mean(where=scored)
 
     def gradient(self, trainable, frozen, batch: Split, key):
-        """((loss, accuracy), gradient by the trainables) of a batch, taken in `accumulate` parts of equal size."""
+        """((loss, accuracy), gradient by the trainables) of a batch, taken in `accumulate` parts of as many examples.
+
+        Each part counts by its share of the batch's scored answers, so that the parts are to the batch what it is whole.
+        """
         count = self.config.accumulate
         value_and_gradient = jax.value_and_grad(self.loss, has_aux=True)
         if count == 1:
             return value_and_gradient(trainable, frozen, batch, key)
         parts = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)
+        scored = jnp.sum(parts.targets != UNSCORED, axis=tuple(range(1, parts.targets.ndim)))  # [count]
 
         def add(number, total):
-            part = jax.tree.map(lambda leaf: leaf[number], parts)
-            return jax.tree.map(jnp.add, total, value_and_gradient(trainable, frozen, part, jax.random.fold_in(key, number)))
+            part, share = jax.tree.map(lambda leaf: leaf[number], parts), scored[number] / scored.sum()
+            found = value_and_gradient(trainable, frozen, part, jax.random.fold_in(key, number))
+            # A part without a scored answer has no mean: it is left out, not multiplied by zero.
+            return jax.tree.map(lambda sum, value: sum + jnp.where(share > 0, share * value, 0), total, found)
 
         zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trainable))
-        return jax.tree.map(lambda total: total / count, jax.lax.fori_loop(0, count, add, zero))
+        return jax.lax.fori_loop(0, count, add, zero)
 
     def step(self, frozen, train: Split | None, condition: Condition, state: State, number) -> State:
         """One step of one run: draw a batch, differentiate by the trainables, clip, move."""

@@ -49,6 +49,19 @@ def test_the_gradient_of_two_halves_is_that_of_the_whole_batch(whole):
         np.testing.assert_allclose(other[name], value, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("answers", [3, 0])
+def test_parts_count_by_their_scored_answers(whole, answers):
+    """The first half of the examples has few scored answers, or none."""
+    compute, (inputs, targets) = whole
+    few = (np.arange(16)[:, None] < 8) & (np.arange(16) >= answers)
+    batch, (trainer, values) = Split(inputs, np.where(few, UNSCORED, targets)), _trainer(accumulate=2)
+    (figures, gradient), key = compute(batch), jax.random.key(1)
+    found, other = jax.jit(trainer.gradient, compiler_options=QUICK)(values, {}, Split(*map(jnp.asarray, batch)), key)
+    np.testing.assert_allclose(found, figures, atol=1e-6)
+    for name, value in gradient.items():
+        np.testing.assert_allclose(other[name], value, atol=1e-6, err_msg=name)
+
+
 def test_what_is_not_scored_has_no_influence(whole):
     compute, (inputs, targets) = whole
     trainer, values = _trainer()
