@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fpt.errors import UserError, nearest
+from fpt.files import sha256
 
 ACTIVATIONS = ("gelu_new", "gelu", "relu", "silu")
 
@@ -57,6 +60,11 @@ SHIPPED = Path(__file__).parent / "weights"
 
 # Attention that this body does not compute: key of config.json -> the value that GPT-2's own attention has.
 REFUSED = {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "scale_attn_weights": True}
+
+
+def weights_digest(files: Iterable[Path]) -> str:
+    """Identifies weights by what their files hold, in order of name: 32 hex digits."""
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:32]
 
 
 def shipped() -> list[str]:

@@ -6,11 +6,10 @@ stored (in, out), as ours are.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpt.bodies import GEOMETRIES, SHIPPED, Geometry, read_geometry, shipped, write_geometry
+from fpt.bodies import GEOMETRIES, SHIPPED, Geometry, read_geometry, shipped, weights_digest, write_geometry
 from fpt.errors import UserError, nearest
 from fpt.files import sha256, write_whole
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+DIGEST = ".sha256"  # ends the name of the file beside a weight file that states its digest, as `sha256sum -c` reads it
+SEEDS = "fpt_seeds"  # key of config.json
 PREFIX = "transformer."
 # Keys that a body has no place for: causal masks kept as buffers, a language model's table and the head tied to it, and
 # the input and output layers of a run that was exported.
@@ -40,6 +41,7 @@ class Checkpoint:
     geometry: Geometry
     files: tuple[Path, ...]
     digest: str  # of what the files hold, in order of name
+    seeds: tuple[int, ...] = ()  # under which it was trained around fresh input and output layers
 
 
 def theirs(name: str) -> str:
@@ -84,8 +86,28 @@ def open_folder(folder: Path) -> Checkpoint:
     for file in files:
         if file.parent != folder or not file.is_file():
             raise UserError(f"no {file.name} in {folder}; weights are read from safetensors, fetch them again")
-    state = hashlib.sha256("".join(map(sha256, files)).encode())
-    return Checkpoint(folder, geometry, tuple(files), state.hexdigest()[:32])
+        if (stated := _stated_digest(file)) and stated != (digest := sha256(file)):
+            raise UserError(f"{file} is damaged: its sha256 is {digest[:12]}..., not {stated[:12]}... as stated; fetch it again, "
+                            f"or delete {file.name}{DIGEST} if you have changed the weights yourself")
+    return Checkpoint(folder, geometry, tuple(files), weights_digest(files), _seeds(folder / "config.json"))
+
+
+def _stated_digest(file: Path) -> str | None:
+    """The sha256 that a weight file should have: as stated beside it, or by the hub's cache, which names files so."""
+    beside = file.with_name(file.name + DIGEST)
+    try:
+        stated = beside.read_text().split()[0] if beside.is_file() else file.resolve().name
+    except (OSError, ValueError, IndexError):
+        raise UserError(f"{beside} is damaged; fetch the checkpoint again, or delete it") from None
+    return stated if beside.is_file() or re.fullmatch("[0-9a-f]{64}", stated) else None
+
+
+def _seeds(config: Path) -> tuple[int, ...]:
+    """The seeds of the runs that trained the body of a `config.json` around input and output layers of their own."""
+    seeds = json.loads(config.read_text()).get(SEEDS, [])
+    if not (isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)):
+        raise UserError(f"{config}: {SEEDS} must be a list of whole numbers, not {seeds!r}")
+    return tuple(seeds)
 
 
 def _from_hub(name: str) -> Checkpoint:
@@ -182,10 +204,19 @@ def _some(keys: list[str]) -> str:
     return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
-def write(folder: Path, geometry: Geometry, parameters: dict, dtype=np.float32) -> None:
-    """Writes parameters, by our names, as a checkpoint that transformers reads; input and output layer beside the body."""
+def write(folder: Path, geometry: Geometry, parameters: dict, dtype=np.float32, seeds: Sequence[int] = ()) -> None:
+    """Writes parameters, by our names, as a checkpoint that transformers reads; input and output layer beside the body.
+
+    seeds: see `Checkpoint`.
+    """
     from safetensors.numpy import save
 
     tensors = {theirs(name): np.asarray(value, dtype, order="C") for name, value in parameters.items()}
     write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    write_whole(folder / "config.json", (json.dumps(write_geometry(geometry), indent=2) + "\n").encode())
+    config = write_geometry(geometry) | ({SEEDS: list(seeds)} if seeds else {})
+    write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+
+
+def seal(folder: Path) -> None:
+    """Writes the sha256 of a checkpoint's weights beside them, so that damage is seen when they are loaded."""
+    write_whole(folder / f"{WEIGHTS}{DIGEST}", f"{sha256(folder / WEIGHTS)}  {WEIGHTS}\n".encode())

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,13 @@ DECAYS = ("constant", "cosine")
 # The checkpoint's weights; normal numbers of each tensor's mean and standard deviation, or of those over a layer's
 # matrices, biases and scales; attention in closed form, with the signs of vision transformers or of GPT-2.
 BIRTHS = ("weights", "statistics", "statistics-by-layer", "mimetic", "mimetic-language")
+# What runs did before a setting existed: read where a configuration does not state it.  Not today's defaults, which may change.
+ABSENT = {"birth": "weights", "redraw": "body", "optimizer": "adam", "weight_decay": 0.0, "warmup": 0, "decay": "constant",
+          "accumulate": 1}
+# Annotation of a field -> what makes a value of it, and what such a value is called.  numpy's numbers are taken, texts are not.
+TYPES = {"int": (lambda value: int(operator.index(value)), "a whole number"),
+         "float": (operator.methodcaller("__float__"), "a number"), "str": (os.fspath, "a text")}
+PLACES = ("body", "task_file")  # of a configuration: where something lies, while what it is makes the run
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,15 @@ class Config:
     task_file: str | None = None  # where a task of the user's own is defined
 
     def __post_init__(self):
-        """Raises UserError for a value that no run can have."""
+        """Gives each number the type that its field states.  Raises UserError for a value that no run can have."""
+        for field in dataclasses.fields(self):
+            kind, _, optional = field.type.partition(" | ")
+            value = getattr(self, field.name)
+            if kind in TYPES and not (optional and value is None):
+                try:
+                    object.__setattr__(self, field.name, TYPES[kind][0](value))
+                except (TypeError, ValueError, AttributeError):
+                    raise UserError(f"--{field.name.replace('_', '-')} must be {TYPES[kind][1]}, not {value!r}") from None
         for name, least in (("steps", 1), ("batch", 1), ("eval_every", 1), ("eval_examples", 1), ("accumulate", 1),
                             ("warmup", 0)):
             value = getattr(self, name)
@@ -93,8 +110,16 @@ class Config:
 
     @classmethod
     def preset(cls, task: Task, preset: str = "laptop", **settings: Any) -> Config:
-        """The configuration that a task's preset states, with some settings changed."""
+        """The configuration that a task's preset states, with some settings changed.
+
+        Sizes of the task that have their default values take those of the preset.
+        """
+        if preset not in task.presets:
+            raise nearest(preset, task.presets, "preset")
         stated = task.presets[preset]
+        usual = {field.name: field.default for field in dataclasses.fields(task)}
+        sizes = {name: size for name, size in (stated.sizes or {}).items() if getattr(task, name) == usual[name]}
+        task = dataclasses.replace(task, **sizes)
         return cls(**(dict(task=task, body=stated.body, steps=stated.steps, batch=stated.batch, lr=stated.lr,
                            eval_every=stated.eval_every, eval_examples=stated.eval_examples)
                       | dict(stated.settings or {}) | settings))
@@ -107,11 +132,14 @@ class Config:
 
     @classmethod
     def from_record(cls, stated: dict[str, Any]) -> Config:
-        """A configuration from its JSON.  Raises UserError for JSON that is not a configuration."""
+        """A configuration from its JSON; the file of a user's own task is executed.
+
+        Raises UserError for JSON that is not a configuration.
+        """
         import tasks
 
         try:
-            stated = dict(stated)
+            stated = ABSENT | stated
             file, geometry = stated["task_file"], stated["geometry"]
             task = tasks.from_file(Path(file)) if file else tasks.find(stated["task"])
             sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in stated.pop("sizes").items()}
@@ -121,14 +149,8 @@ class Config:
 
     @property
     def digest(self) -> str:
-        """A hash of all that makes the run what it is: eight hex digits."""
-        stated = self.record()
-        if self.task_file:
-            stated["task_file"] = sha256(Path(self.task_file))
-        if self.geometry:
-            stated.pop("body")  # where a body lies does not matter, what it is does
-        text = json.dumps(stated, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        """A hash of all that makes the run what it is: see `digest_of`."""
+        return digest_of(self.record(), self.task_file and sha256(Path(self.task_file)))
 
     @property
     def name(self) -> str:
@@ -139,6 +161,18 @@ class Config:
     def stackable(self) -> Config:
         """What runs of one stack have in common: all but rate and seed."""
         return dataclasses.replace(self, lr=1.0, seed=0)
+
+
+def digest_of(stated: dict[str, Any], task_file: str | None) -> str:
+    """Hashes what makes a run what it is, of a configuration as JSON: eight hex digits, which end its folder's name.
+
+    task_file: the sha256 of the file that defines a task of a user's own.  Nothing is executed or looked up.
+    """
+    stated = stated | {"task_file": task_file}
+    if stated["geometry"]:
+        stated.pop("body")  # where a body lies does not matter, what it is does
+    text = json.dumps(stated, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def grid(config: Config, lrs: tuple[float, ...], seeds: tuple[int, ...]) -> list[Config]:

@@ -1,11 +1,20 @@
 """Files that appear whole or not at all, and the folder that holds what can be made again."""
 
+import contextlib
+import glob
 import hashlib
 import os
+import re
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from fpt.errors import UserError
+
+PART = ".fpt-part"  # the lock in a folder that is being filled
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -29,6 +38,41 @@ def write_whole(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `folder` to fill, which takes its place at the end of the context; at an error it goes.
+
+    `folder` must be missing or empty.  A temporary folder that a killed process left is removed, known by the lock that
+    lies in it and that nobody holds; one that another process is filling stays.  Raises UserError where it cannot be
+    written or the disk is full.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+            if (left / PART).is_file():
+                with contextlib.suppress(Timeout), FileLock(left / PART, timeout=0):
+                    shutil.rmtree(left)
+        temporary = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True)
+        with temporary as made, FileLock(Path(made) / PART):
+            part = Path(made) / folder.name
+            part.mkdir()
+            yield part
+            part.replace(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; free some space or choose another folder") from error
+
+
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Removes the temporary files that a process left which was killed in `write_whole`, of files that `names` matches.
+
+    names: a regular expression.  Whatever else lies in the folder, hidden or not, is its user's and stays.
+    """
+    for path in folder.iterdir():
+        if re.fullmatch(rf"\.({names})\.[a-z0-9_]{{8}}", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

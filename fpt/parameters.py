@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +31,13 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     if config.birth.startswith("mimetic") and ("attention", None, None) in roles.parse(config.redraw).terms:
         made = {"attention"}
     load = config.load or ("attention" if made else None)
-    needless = load is not None and roles.of(load) <= made and config.body in GEOMETRIES
+    needless = load is not None and roles.of(load) <= made and (config.geometry or config.body in GEOMETRIES)
     found = None if needless else checkpoints.locate(config.body)
     load = load or "body"
     read = roles.of(load) - made
     if outside := roles.of(load) - roles.of("body"):
         raise UserError(f"--load takes roles of the body ({roles.NAMES['body']}), not {', '.join(sorted(outside))}")
-    geometry = found.geometry if found else GEOMETRIES[config.body]
+    geometry = found.geometry if found else config.geometry or GEOMETRIES[config.body]
     rates = {name: value for name in ("embedding_dropout", "attention_dropout", "residual_dropout")
              if (value := getattr(config, name)) is not None}
     geometry = dataclasses.replace(geometry, **rates)
@@ -45,8 +48,11 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     digest = used and used.digest
     for stated, here, what in ((config.checkpoint, digest, "weights"), (config.geometry, geometry, "config.json")):
         if stated is not None and stated != here:
-            raise UserError(f"the {what} of {config.body!r} are not those that this run was trained with; put them back")
-    return dataclasses.replace(config, load=load, geometry=geometry, checkpoint=digest), used
+            raise UserError(f"the {what} of {config.body!r} are not those that this run was trained with; put them back, or "
+                            "say with --body where they lie now")
+    # A folder is stated so that it is found again from anywhere.
+    body = os.path.abspath(found.folder) if found and found.folder == Path(config.body) else config.body
+    return dataclasses.replace(config, body=body, load=load, geometry=geometry, checkpoint=digest), used
 
 
 def model_of(config: Config) -> Model:
@@ -60,6 +66,9 @@ class Source:
     A value depends on its name and the run's seeds alone, so that each is made where it is needed, in the dtype that it
     is held in, and never kept twice: a body fills most of the memory that a run takes.
     own_bodies: whether what is not loaded of a body differs from run to run.
+
+    `inexact` names the frozen parameters that come of a QR or a singular value decomposition, whose last bits differ from
+    one kind of CPU to another.  They are kept with a run, and taken from there when it is taken up or loaded.
     """
 
     def __init__(self, config: Config, model: Model, found: Checkpoint | None, own_bodies: bool):
@@ -79,6 +88,8 @@ class Source:
             self.instead = births.from_statistics(checkpoints.read(found, redrawn.__contains__, body), group) if redrawn else {}
         if config.birth != "weights" and not redrawn:
             raise UserError(f"--birth {config.birth} makes nothing anew with --load {config.load} and --redraw {config.redraw}")
+        self.inexact = [name for name in self.frozen if name == "input/kernel"
+                        or (name in self.instead and config.birth.startswith("mimetic"))]
         kept = load.keys() - redrawn
         self.loaded = checkpoints.read(found, kept.__contains__, body, self._dtype) if found and kept else {}
 
@@ -87,15 +98,16 @@ class Source:
         matrix = name in self.frozen and name.startswith("body/h_") and name.endswith("/kernel")
         return self.dtype if matrix else np.float32
 
-    def values(self, config: Config, names: list[str]) -> dict[str, jax.Array]:
-        """The parameters of these names for one run."""
-        fresh = {name: self.shapes[name] for name in self.shapes if name not in self.loaded}
+    def values(self, config: Config, names: list[str], kept: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The parameters of these names for one run; kept: those of `inexact` that lie with it, if any do."""
+        fresh = {name: self.shapes[name] for name in self.shapes if name not in self.loaded and name not in kept}
         ends = {name: shape for name, shape in fresh.items() if not name.startswith("body/")}
         body = {name: shape for name, shape in fresh.items() if name not in ends and name in names}
         body_key = stream(jax.random.key(config.seed if config.body_seed is None else config.body_seed), "body")
         dtypes = {name: self._dtype(name) for name in fresh}
         drawn = births.draw(ends, stream(jax.random.key(config.seed), "layers"), self.layers)
         drawn |= births.draw(body, body_key, self.layers, config.init == "depth-scaled", dtypes, self.instead)
+        drawn |= kept
         return {name: self.loaded[name] if name in self.loaded else jax.device_put(drawn[name]) for name in names}
 
     def axes(self, runs: int) -> dict[str, int | None]:
@@ -110,14 +122,18 @@ class Source:
         return ({name: array(name, (runs,)) for name in self.trainable},
                 {name: array(name, () if axes[name] is None else (runs,)) for name in self.frozen})
 
-    def stack(self, configs: list[Config]) -> tuple[dict, dict]:
-        """Trainable parameters [R, ...], and frozen ones with the runs' axis that `axes` says."""
+    def stack(self, configs: list[Config], kept: Sequence[Mapping[str, np.ndarray]] = ()) -> tuple[dict, dict]:
+        """Trainable parameters [R, ...], and frozen ones with the runs' axis that `axes` says.
+
+        kept: for each run, those of the `inexact` parameters that lie with it.
+        """
+        kept = kept or [{}] * len(configs)
         axes = self.axes(len(configs))
         shared = [name for name in self.frozen if axes[name] is None]
         own = [name for name in [*self.trainable, *self.frozen] if name not in shared]
-        runs = [self.values(config, own) for config in configs]
+        runs = [self.values(config, own, there) for config, there in zip(configs, kept)]
         stacked = {name: jnp.stack([run.pop(name) for run in runs]) for name in own}
-        frozen = self.values(configs[0], shared) | {name: stacked[name] for name in self.frozen if axes[name] == 0}
+        frozen = self.values(configs[0], shared, kept[0]) | {name: stacked[name] for name in self.frozen if axes[name] == 0}
         return {name: stacked[name] for name in self.trainable}, frozen
 
 

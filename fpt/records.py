@@ -2,6 +2,7 @@
 
     config.json             the configuration
     metrics.jsonl           a line for each evaluation
+    frozen.safetensors      frozen parameters that another kind of CPU would make with other last bits, if there are any
     trainable.safetensors   the trained parameters, best on validation: a complete model with the body beside them
     result.json             written last: a folder that has it is finished
     state-<step>.safetensors  while the run goes on
@@ -12,8 +13,10 @@ removed only when all runs have the newer one, so that the newest step that all 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -23,11 +26,13 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from fpt.arrays import described, pack, unpack
-from fpt.config import Config
+from fpt.config import PLACES, Config
 from fpt.errors import UserError
-from fpt.files import write_whole
+from fpt.files import remove_leftovers, write_whole
 
-CONFIG, METRICS, RESULT, TRAINABLE, LOCK = "config.json", "metrics.jsonl", "result.json", "trainable.safetensors", ".lock"
+CONFIG, METRICS, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", ".lock"
+TRAINABLE, FROZEN = "trainable.safetensors", "frozen.safetensors"
+WRITTEN = r"config\.json|metrics\.jsonl|result\.json|(trainable|frozen|state-\d+)\.safetensors"
 
 
 def finite(value: float) -> float | None:
@@ -41,10 +46,12 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError where the file is missing or damaged."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.  Raises UserError where the file is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        if not isinstance(found := json.loads(path.read_text()), dict):
+            raise ValueError(f"it holds no object, but {type(found).__name__}")
+        return found
     except FileNotFoundError:
         if (path.parent / CONFIG).is_file():
             raise UserError(f"no {path.name} in {path.parent}: the run is not finished; train it to its end") from None
@@ -62,8 +69,18 @@ def summary(folder: Path) -> dict[str, Any]:
         curve = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     except (ValueError, OSError) as error:
         raise UserError(f"{folder / METRICS} cannot be read ({error}); delete the folder and train again") from None
-    return {"run": folder.resolve().name, "config": read_json(folder / CONFIG), "curve": curve,
-            "result": read_json(folder / RESULT)}
+    config, result = read_json(folder / CONFIG), read_json(folder / RESULT)
+    if "checksum" in result and result["checksum"] != checksum(config, curve, result):
+        raise UserError(f"{folder} is damaged: its files do not hold what was written; delete the folder and train again")
+    config |= {name: Path(config[name]).name for name in PLACES if config.get(name) and os.path.isabs(config[name])}
+    return {"run": folder.resolve().name, "config": config, "curve": curve, "result": result}
+
+
+def checksum(config: dict[str, Any], curve: list[dict[str, Any]], result: dict[str, Any]) -> str:
+    """Digests what a run states of itself, so that a number that was changed is seen; not where its body and task lie."""
+    config = {name: value for name, value in config.items() if name not in PLACES}
+    result = {name: value for name, value in result.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps([config, curve, result], sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 class Folder:
@@ -86,9 +103,7 @@ class Folder:
             raise UserError(f"{self.path} is in use by another process; wait for it, or choose another --out") from None
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}; choose another --out") from None
-        for leftover in self.path.glob(".*"):  # temporary files of a process that was killed
-            if leftover.name != LOCK:
-                leftover.unlink()
+        remove_leftovers(self.path, WRITTEN)
         if (self.path / CONFIG).exists():
             self.check()
         else:
@@ -101,7 +116,7 @@ class Folder:
     def check(self) -> None:
         """Raises UserError where the folder's configuration is not the one that its name stands for."""
         stated, found = self._stated, read_json(self.path / CONFIG)
-        keys = (stated.keys() | found.keys()) - {"body", "task_file"}  # the same ones may lie elsewhere
+        keys = (stated.keys() | found.keys()) - {*PLACES}
         if differ := sorted(key for key in keys if stated.get(key) != found.get(key)):
             raise UserError(f"{self.path / CONFIG} differs from its folder's name in {', '.join(differ)}; move the folder away")
 
@@ -119,10 +134,15 @@ class Folder:
         lines = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in history)
         write_whole(self.path / METRICS, lines.encode())
 
-    def write_result(self, result: dict[str, Any], trainable: dict[str, np.ndarray], identity: dict[str, str]) -> None:
+    def write_frozen(self, values: dict[str, np.ndarray]) -> None:
+        """The frozen parameters that this machine's linear algebra has made."""
+        write_whole(self.path / FROZEN, pack(values, {"digest": self.config.digest}))
+
+    def write_result(self, history: list[dict], result: dict[str, Any], trainable: dict[str, np.ndarray],
+                     identity: dict[str, str]) -> None:
         """The trained parameters with what identifies their body, then the result; then no state is needed any more."""
         write_whole(self.path / TRAINABLE, pack(trainable, identity))
-        write_json(self.path / RESULT, result)
+        write_json(self.path / RESULT, result | {"checksum": checksum(self._stated, history, result)})
         self.remove_states()
 
     def states(self) -> dict[int, Path]:
@@ -141,15 +161,19 @@ class Folder:
             raise UserError(f"{self.states()[step]} belongs to another run; delete it to start anew")
         return leaves, about["notes"]
 
-    def begun_with(self) -> tuple[str, ...]:
-        """The names of the runs that the newest state was trained with; empty where there is no state."""
-        states = self.states()
-        return tuple(described(states[max(states)])["stack"]) if states else ()
+    def begun(self) -> list[tuple[int, tuple[str, ...]]]:
+        """The step of each state and the names of the runs that it was trained with, the newest first."""
+        return [(step, tuple(described(file).get("stack", ()))) for step, file in sorted(self.states().items(), reverse=True)]
 
     def remove_states(self, but: int | None = None) -> None:
         for step, file in self.states().items():
             if step != but:
                 file.unlink(missing_ok=True)
+
+
+def frozen(folder: Path) -> dict[str, np.ndarray]:
+    """The frozen parameters that are kept with a run; none where all can be made again."""
+    return unpack(folder / FROZEN)[0] if (folder / FROZEN).exists() else {}
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:

@@ -40,8 +40,12 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
         common = config.stackable()
         if common not in bodies:
             bodies[common] = parameters.resolve(common)
-        ready, _ = bodies[common]
-        resolved.append(dataclasses.replace(config, load=ready.load, geometry=ready.geometry, checkpoint=ready.checkpoint))
+        ready, found = bodies[common]
+        if found and config.seed in found.seeds:
+            raise UserError(f"the body in {found.folder} was trained under seed {config.seed}; a run under the same seed draws "
+                            "the input and output layers that it grew around, and knows answers untrained: choose another --seed")
+        resolved.append(dataclasses.replace(config, body=ready.body, load=ready.load, geometry=ready.geometry,
+                                            checkpoint=ready.checkpoint))
     folders = [records.Folder(Path(out), config) for config in resolved]
     named, loaded = data_folder(data_dir), {}
     for folder in folders:
@@ -69,6 +73,27 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
     return [folder.result() for folder in folders]
 
 
+def together(begun: dict[str, list[tuple[int, tuple[str, ...]]]]) -> list[tuple[int, list[str]]]:
+    """Groups the runs that have states: those whose newest was trained in one stack, at the newest step that all have.
+
+    begun: for each run, the step and the stack of each of its states, the newest first.  A stack that was killed while it
+    wrote has runs with a newer state than the others, which these go back for.  Runs that were taken out of their stack
+    since, and trained further, go on from where they are.
+    """
+    stacks: dict[tuple[str, ...], list[str]] = {}
+    for name, states in begun.items():
+        if states:
+            stacks.setdefault(states[0][1], []).append(name)
+    found = []
+    for stack, names in stacks.items():
+        if common := set.intersection(*({step for step, other in begun[name] if other == stack} for name in names)):
+            found.append((max(common), names))
+        else:  # somebody has removed a file
+            for step in dict.fromkeys(begun[name][0][0] for name in names):
+                found.append((step, [name for name in names if begun[name][0][0] == step]))
+    return found
+
+
 class Stacks:
     """Runs that differ in rate and seed only, on their way through as many stacks as they need."""
 
@@ -94,19 +119,20 @@ class Stacks:
         self.compiled: dict[int, tuple[Any, int]] = {}  # runs -> what `compile` gives
 
     def train(self, folders: list[records.Folder]) -> None:
-        """Runs that were begun together go on together, whatever else is asked for; the others make new stacks."""
-        begun = {folder.path.name: folder.begun_with() for folder in folders}
-        together = {name for names in begun.values() for name in names}
-        for names in dict.fromkeys(filter(None, begun.values())):
-            self._train([folder for folder in folders if folder.path.name in names and not folder.finished])
-        fresh = [folder for folder in folders if folder.path.name not in together]
+        """Runs that share a state go on together, whatever else is asked for; those without one make new stacks."""
+        named = {folder.path.name: folder for folder in folders}
+        shared = together({name: folder.begun() for name, folder in named.items()})
+        for step, names in shared:
+            self.say(f"going on at step {step}" + (f": {', '.join(names)}" if len(names) < len(folders) else ""))
+            self._train([named.pop(name) for name in names], step)
+        fresh = list(named.values())
         while fresh:
             size = self._fitting(len(fresh))
             self._train(fresh[:size])
             fresh = fresh[size:]
 
-    def _train(self, folders: list[records.Folder]) -> None:
-        stack = Stack(self, folders)
+    def _train(self, folders: list[records.Folder], step: int | None = None) -> None:
+        stack = Stack(self, folders, step)
         tokens = len(folders) * self.config.batch * self.task.tokens if self.task.tied else None
         with Steps(self.task.name, self.config.steps, stack.step, self.quiet, tokens) as progress:
             stack.run(progress)

@@ -47,19 +47,27 @@ def condition_of(configs: list[Config]) -> Condition:
 class Stack:
     """One stack: its state on the device, its history on the host."""
 
-    def __init__(self, common: Stacks, folders: list[records.Folder]):
+    def __init__(self, common: Stacks, folders: list[records.Folder], step: int | None):
+        """step: that of the states which the runs go on from; None where they begin."""
         self.common, self.folders = common, folders
         self.trainer = common.trainer(len(folders))
         self.advance, _ = common.compile(len(folders))
         configs = [folder.config for folder in folders]
-        trainable, self.frozen = common.source.stack(configs)
+        kept = [{} if step is None else records.frozen(folder.path) for folder in folders]
+        trainable, self.frozen = common.source.stack(configs, kept)
+        if step is None and (inexact := common.source.inexact):
+            for number, folder in enumerate(folders):
+                made = self._frozen(number)
+                folder.write_frozen({name: np.asarray(made[name]) for name in inexact})
         self.condition = condition_of(configs)
         self.best = jax.tree.map(jnp.copy, trainable)
         self.state = self.trainer.begin(trainable)
         self.step, self.seconds, self.training = 0, 0.0, 0.0
         self.history: list[list[dict]] = [[] for _ in folders]
         self.results: list[dict] | None = None
-        self._restore()
+        self.due, self.per_dispatch = time.monotonic() + SECONDS_PER_STATE, 1
+        if step is not None:
+            self._restore(step)
         self.resumed = self.step, self.training  # what a person sees is the pace of today
 
     def run(self, progress: Steps) -> None:
@@ -87,9 +95,9 @@ class Stack:
             except _Stop:
                 self._save()
                 raise Interrupted(signal.Signals(asked[0]).name) from None
-            for folder, result, best in zip(self.folders, self.results, self._unstacked(self.best)):
+            for folder, history, result, best in zip(self.folders, self.history, self.results, self._unstacked(self.best)):
                 identity = {"body": config.body, "checkpoint": config.checkpoint or "none", "run": folder.config.digest}
-                folder.write_result(result, best, identity | {"frozen": result["frozen"]})
+                folder.write_result(history, result, best, identity | {"frozen": result["frozen"]})
             _summarise(progress, self.folders, self.results)
             if asked:
                 raise Interrupted(signal.Signals(asked[0]).name)
@@ -210,13 +218,9 @@ class Stack:
         for folder in self.folders:
             folder.remove_states(but=self.step)
 
-    def _restore(self) -> None:
-        """Goes on from the newest step of which every run of the stack has a state, if there is one."""
-        self.due, self.per_dispatch = time.monotonic() + SECONDS_PER_STATE, 1
-        common = set.intersection(*(set(folder.states()) for folder in self.folders))
-        if not common:
-            return
-        self.step = max(common)
+    def _restore(self, step: int) -> None:
+        """Takes up the states of a step."""
+        self.step = step
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (self.state, self.best))
         kept = []
         for number, folder in enumerate(self.folders):
@@ -228,7 +232,6 @@ class Stack:
             self.seconds, self.training = notes["seconds"], notes["training"]
             self.results = (self.results or []) + [notes["result"]] if notes["result"] else None
         self.state, self.best = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
-        self.common.say(f"going on at step {self.step}")
 
 
 @contextlib.contextmanager

@@ -30,6 +30,10 @@ class Options:
     """A folder for the whole model as a GPT-2 checkpoint."""
     data_dir: Path | None = None
     """Where data lie; None: FPT_DATA."""
+    body: Path | None = None
+    """Where the run's body lies now; None: where it was."""
+    task_file: Path | None = None
+    """The file that defines the run's task, if it is one of a user's own and has not been executed here before."""
 
 
 def main(arguments: list[str]) -> None:
@@ -42,7 +46,7 @@ def main(arguments: list[str]) -> None:
     from fpt.evaluation import answers, score
     from fpt.load import load_run
 
-    loaded = load_run(options.folder)
+    loaded = load_run(options.folder, options.body, options.task_file)
     data = loaded.task.load(data_folder(options.data_dir), lambda line: None)
     if options.split not in data:
         raise nearest(options.split, data, f"split of {loaded.task.name}")

@@ -11,8 +11,6 @@ It is the training of `scripts.train` with other defaults; the body is then writ
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +19,7 @@ import numpy as np
 
 import tasks
 from fpt.errors import UserError, nearest
-from fpt.files import data_folder, write_whole
+from fpt.files import data_folder, whole_folder, write_whole
 from fpt.task import Task
 from scripts import options as training
 from scripts.command import run
@@ -93,17 +91,11 @@ def main(arguments: list[str]) -> None:
         data = loaded.task.load(data_folder(options.data_dir), print)
         splits.check(data, loaded.result["data"], str(trained))
     if not written:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place first, so that the folder appears with all that belongs to it, or not at all.
-        for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed here
-            shutil.rmtree(leftover)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as made:
-            part = Path(made) / folder.name
+        with whole_folder(folder) as part:
             loaded.export(part, whole=False, dtype=np.dtype(options.stored))
             if kind == "language":
                 write_whole(part / "tokenizer.json", loaded.task.text.vocabulary_file.read_bytes())
             records.write_json(part / PROVENANCE, records.summary(trained) | origin)
-            part.replace(folder)
     print(f"{folder}: the body, for --body {folder}")
     if options.sample:
         print(write(loaded, options.sample))

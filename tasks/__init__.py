@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
 from pathlib import Path
 
 from fpt.errors import UserError, nearest
+from fpt.files import cache_folder, sha256, write_whole
 from fpt.task import Task
 
 TASKS = {
@@ -39,7 +41,10 @@ def find(name: str) -> type[Task]:
 
 
 def from_file(path: Path) -> type[Task]:
-    """The one subclass of Task that a user's file defines.  Raises UserError where there is none, or several."""
+    """The one subclass of Task that a user's file defines; the file is executed, and remembered as one that was.
+
+    Raises UserError where there is none, or several.
+    """
     if not path.is_file():
         raise UserError(f"no task file at {path}")
     name = f"tasks.from_file.{path.stem}"
@@ -54,4 +59,15 @@ def from_file(path: Path) -> type[Task]:
              if isinstance(value, type) and issubclass(value, Task) and value.__module__ == name]
     if len(found) != 1:
         raise UserError(f"{path} must define one subclass of fpt.task.Task, not {len(found)}")
+    with contextlib.suppress(UserError):  # where nothing can be remembered, a run's task file is asked for again
+        write_whole(_mark(sha256(path)), b"")
     return found[0]
+
+
+def executed(digest: str) -> bool:
+    """Tells whether a task file of this sha256 has been executed here before, so that to do it again risks nothing new."""
+    return _mark(digest).is_file()
+
+
+def _mark(digest: str) -> Path:
+    return cache_folder() / "task-files" / digest

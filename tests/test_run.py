@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 
 import jax
@@ -385,3 +386,81 @@ def test_a_loaded_run_answers_and_shows_its_maps(undisturbed):
     np.testing.assert_allclose(seen.maps.sum(-1), 1, atol=1e-5)
     assert np.array_equal(np.argmax(run(inputs), -1), np.argmax(logits, -1))
     assert not np.array_equal(run(inputs, key=jax.random.key(0)), logits)
+
+
+def test_runs_are_taken_up_where_each_is_however_they_were_asked_for(undisturbed, tmp_path, monkeypatch, capsys):
+    """Three seeds are killed, then one of them alone, later; then all three: nobody begins anew, nothing newer is lost."""
+    _, configs, _ = undisturbed
+    configs = grid(configs[0], (1e-2,), (0, 1, 2))
+    for chosen, evaluations in ((configs, 2), (configs[2:], 1)):
+        with monkeypatch.context() as patch:
+            _stop_after(evaluations, patch)
+            with pytest.raises(SystemError):
+                train(chosen, tmp_path, quiet=True)
+    steps = {int(name[1]): sorted(found) for name, found in _states(tmp_path).items()}
+    assert steps[0] == steps[1] and len(steps[2]) == 1 and steps[2] > steps[0]
+    capsys.readouterr()
+    train(configs, tmp_path)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("going on")]
+    assert [line.split(":")[0] for line in said] == [f"going on at step {steps[0][0]}", f"going on at step {steps[2][0]}"]
+    assert "seed0" in said[0] and "seed1" in said[0] and "seed2" in said[1]
+
+
+def _states(out):
+    """("seed", seed) -> the steps of its states."""
+    found = {}
+    for state in out.rglob("state-*.safetensors"):
+        found.setdefault(("seed", re.search(r"seed(\d+)", str(state.parent))[1]), []).append(int(state.stem.split("-")[1]))
+    return found
+
+
+@pytest.mark.parametrize("begun, expected", [
+    # A stack that was killed while it wrote: back to the step that both have.
+    ({"a": [(40, "ab"), (20, "ab")], "b": [(20, "ab")]}, [(20, "ab")]),
+    ({"a": [(40, "ab")], "b": [(40, "ab")], "c": []}, [(40, "ab")]),
+    # One of them went on alone, and was killed while it wrote.
+    ({"a": [(20, "ab")], "b": [(60, "b"), (40, "b")]}, [(20, "a"), (60, "b")]),
+    ({"a": [(20, "abc")], "b": [(20, "abc")], "c": [(40, "c"), (20, "abc")]}, [(20, "ab"), (40, "c")]),
+    # Two that were begun one by one stay apart at the same step.
+    ({"a": [(20, "a")], "b": [(20, "b")]}, [(20, "a"), (20, "b")]),
+    # A file was removed by hand: each where it is.
+    ({"a": [(40, "ab")], "b": [(20, "ab")]}, [(40, "a"), (20, "b")]),
+])
+def test_runs_go_on_together_from_the_newest_state_that_they_share(begun, expected):
+    told = {name: [(step, tuple(stack)) for step, stack in states] for name, states in begun.items()}
+    assert fpt.run.together(told) == [(step, list(names)) for step, names in expected]
+
+
+def test_a_hidden_folder_in_a_run_is_no_hindrance_and_stays(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        _stop_after(2, patch)
+        with pytest.raises(SystemError):
+            train(config, tmp_path, quiet=True)
+    folder, = tmp_path.iterdir()
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".notes").write_text("mine")
+    train(config, tmp_path, quiet=True)
+    assert (folder / ".ipynb_checkpoints").is_dir() and (folder / ".notes").read_text() == "mine"
+
+
+def test_numbers_are_those_of_their_field_whatever_kind_they_come_in(config):
+    same = dataclasses.replace(config, dropout=0, seed=np.int64(3), batch=np.int32(8), lr=np.float32(0.5), weight_decay=0)
+    plain = dataclasses.replace(config, dropout=0.0, seed=3, batch=8, lr=0.5, weight_decay=0.0)
+    assert same.name == plain.name and same == plain
+    assert json.dumps(same.record()) == json.dumps(plain.record())
+
+
+@pytest.mark.parametrize("setting", [{"steps": 2.5}, {"steps": "3"}, {"lr": "fast"}, {"seed": None}, {"load": 3}, {"clip": [1]}])
+def test_a_value_of_another_kind_is_refused_by_name(config, setting):
+    name, = setting
+    with pytest.raises(UserError, match=f"--{name} must be a"):
+        dataclasses.replace(config, **setting)
+
+
+def test_a_preset_brings_its_sizes_but_for_those_that_were_given():
+    from tasks.listops import ListOps
+
+    config = Config.preset(ListOps(), "paper")
+    assert (config.task.shortest, config.task.longest, config.steps) == (501, 1_024, 1_000_000)
+    assert Config.preset(ListOps(longest=600), "paper").task.longest == 600
+    assert Config.preset(ListOps()).task == ListOps()
