@@ -16,6 +16,8 @@ from statistics import fmean
 import tyro
 
 import tasks
+from fpt.bodies import SHIPPED, weights_digest
+from fpt.config import ABSENT, Config
 from fpt.errors import UserError, nearest
 from fpt.task import Preset, Task
 
@@ -39,12 +41,13 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def option(arguments: Sequence[str], name: str) -> str | None:
     """The value of an option that must be known before the others can be parsed."""
+    found = None
     for number, argument in enumerate(arguments):
         if argument == name and number + 1 < len(arguments):
-            return arguments[number + 1]
+            found = arguments[number + 1]
         if argument.startswith(f"{name}="):
-            return argument.partition("=")[2]
-    return None
+            found = argument.partition("=")[2]
+    return found  # the last one counts, as with all options
 
 
 def parsed(options: type, arguments: Sequence[str], program: str, **settings):
@@ -104,16 +107,17 @@ class Expected:
 
 def expected(task: type[Task], load: str = "body") -> Expected | None:
     """For the preset's body with its weights, or with none.  None where no run of exactly these settings is on record."""
-    preset = task.presets["laptop"]
-    settings = {"body": preset.body, "batch": preset.batch, "steps": preset.steps, "lr": preset.lr, "train": "fpt",
-                "load": load, "eval_every": preset.eval_every,
-                "eval_examples": preset.eval_examples, "dtype": "float32", "task": task.name,
-                "sizes": replace(task(), **preset.sizes or {}).settings()}
+    wanted = Config.preset(task(), load=load).record()
+    weights = SHIPPED / wanted["body"] / "model.safetensors"
+    wanted |= {"checkpoint": weights_digest([weights]) if load != "none" and weights.is_file() else None}
+    # What is found when the body is, and what does not matter: means are over seeds.
+    compared = wanted.keys() - {"geometry", "seed"}
     try:
         lines = [json.loads(line) for line in (RECORDS / "defaults.jsonl").read_text().splitlines()]
     except FileNotFoundError:
         return None
-    found = [line["result"] for line in lines if settings.items() <= line["config"].items()]
+    same = lambda config: all(config.get(name) == wanted[name] for name in compared)
+    found = [line["result"] for line in lines if same(ABSENT | line["config"])]
     if not found:
         return None
     floors = [value for name, value in found[0]["floors"].items() if "/" not in name]

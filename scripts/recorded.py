@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fpt.errors import nearest
+from fpt.config import ABSENT
+from fpt.errors import UserError, nearest
 from scripts.command import RECORDS
 
 Run = dict[str, Any]  # a line of a study: see `fpt.records.summary`
 UNTOLD = {"geometry", "checkpoint", "task_file"}  # of a configuration: what the names of body and task stand for
 USUAL = {"birth": "weights", "load": "body"}  # what the name of a body says by itself
+PARTS = ("run", "config", "curve", "result")  # of a run
 
 
 def study(name: str, task: str | None = None) -> list[Run]:
@@ -21,7 +25,31 @@ def study(name: str, task: str | None = None) -> list[Run]:
     file = RECORDS / f"{name}.jsonl"
     if not file.is_file():
         raise nearest(name, [path.stem for path in RECORDS.glob("*.jsonl")], "study")
-    return of_task([json.loads(line) for line in file.read_text().splitlines()], task)
+    return of_task(read(file), task)
+
+
+def read(file: Path) -> list[Run]:
+    """Reads the runs of a file of records.
+
+    Raises UserError naming the line that is no run, that was changed since it was recorded, or that repeats a run.
+    """
+    from fpt.records import checksum
+
+    found: dict[str, Run] = {}
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        try:
+            run = json.loads(line)
+            name, config, curve, result = (run[part] for part in PARTS)
+            whole = "checksum" not in result or result["checksum"] == checksum(config, curve, result)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file}, line {number} is not a run ({type(error).__name__}: {error}); collect the study "
+                            "again") from None
+        if not whole:
+            raise UserError(f"{file}, line {number} was changed since {name} was recorded; collect the study again")
+        if name in found:
+            raise UserError(f"{file}, line {number} holds {name} a second time; remove one of the two")
+        found[name] = run
+    return list(found.values())
 
 
 def of_task(runs: list[Run], task: str | None) -> list[Run]:
@@ -32,14 +60,32 @@ def of_task(runs: list[Run], task: str | None) -> list[Run]:
     return [run for run in runs if task in (None, run["config"]["task"])]
 
 
+def settings(run: Run) -> dict[str, Any]:
+    """The configuration of a run; what was no setting yet in its time is stated as it was then."""
+    return ABSENT | run["config"]
+
+
+def identity(run: Run, but: Iterable[str]) -> str:
+    """All that makes a run what it is, its data and the content of its task's file too, but for some settings.
+
+    Where a body lies does not matter, what it is does.
+    """
+    told = {name: value for name, value in settings(run).items() if name not in but}
+    if told.get("geometry"):
+        told.pop("body")
+    if content := run["result"].get("task_file"):
+        told["task_file"] = content
+    return json.dumps([told, run["result"].get("data")], sort_keys=True)
+
+
 def conditions(runs: list[Run], but: Iterable[str] = ("seed",)) -> dict[str, list[Run]]:
     """Runs by what tells them apart, in order of that, leaving out the settings `but`; each in order of seed and rate.
 
-    A birth or a load is told with its body.  Task and body where there is nothing to tell apart.
+    A birth or a load is told with its body.  Task and body where there is nothing to tell apart.  Runs that differ in what
+    has no word, such as bodies of one name and other weights, are told apart by a few digits of a digest.
     """
-    said = lambda run, key: Path(run["config"][key]).name if key == "body" else run["config"].get(key)
-    # What all runs state: records outlive the configurations of their time.
-    stated = sorted(set.intersection(*(set(run["config"]) for run in runs)) - UNTOLD - {*but})
+    said = lambda run, key: Path(run["config"][key]).name if key == "body" else settings(run).get(key)
+    stated = sorted(set.union(*(set(settings(run)) for run in runs)) - UNTOLD - {*but})
     differ = [key for key in stated if len({json.dumps(said(run, key)) for run in runs}) > 1] or ["task", "body"]
     if USUAL.keys() & differ:
         differ = sorted({*differ, "body"})
@@ -56,10 +102,13 @@ def conditions(runs: list[Run], but: Iterable[str] = ("seed",)) -> dict[str, lis
             return ""
         return f"{value}" if key in ("task", "body", "birth") else f"{key} {value}"
 
-    found: dict[str, list[Run]] = {}
+    alike: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: [order(run), run["config"]["seed"], run["config"]["lr"]]):
-        found.setdefault(", ".join(filter(None, (word(run, key) for key in differ))), []).append(run)
-    return found
+        alike.setdefault(identity(run, but), []).append(run)
+    labels = {what: ", ".join(filter(None, (word(group[0], key) for key in differ))) for what, group in alike.items()}
+    shared = {label for label, count in Counter(labels.values()).items() if count > 1}
+    mark = lambda what, label: f"{label} {hashlib.sha256(what.encode()).hexdigest()[:6]}" if label in shared else label
+    return {mark(what, labels[what]): group for what, group in alike.items()}
 
 
 def chosen(runs: list[Run]) -> dict[str, list[Run]]:

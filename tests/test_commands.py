@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fpt import Config, checkpoint
+from fpt.config import ABSENT
+
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["train", "pretrain", "evaluate", "data", "figure", "table", "collect", "benchmark"]
 
@@ -181,14 +184,15 @@ def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
 
     monkeypatch.setattr(command, "RECORDS", tmp_path)
     assert command.expected(BitXor) is None
-    preset = BitXor.presets["laptop"]
-    config = {"task": "bit-xor", "sizes": BitXor().settings(), "body": preset.body, "batch": preset.batch, "steps": preset.steps,
-              "lr": preset.lr, "train": "fpt", "eval_every": preset.eval_every, "eval_examples": None, "dtype": "float32",
-              "load": "body"}
+    config = Config.preset(BitXor(), load="body").record()
+    config |= {"checkpoint": checkpoint.locate(config["body"]).digest}
+    older = {name: value for name, value in config.items() if name not in ABSENT}  # as it was before these were settings
     result = {"floors": {"majority": 0.5, "part/other": 0.9}, "seconds": 120, "runs_in_stack": 2}
-    lines = [{"config": config, "result": result | {"test": {"accuracy": accuracy}}} for accuracy in (0.75, 1.0)]
+    lines = [{"config": stated, "result": result | {"test": {"accuracy": accuracy}}}
+             for stated, accuracy in ((older, 0.75), (config | {"seed": 1}, 1.0))]
     lines += [{"config": config | other, "result": result | {"test": {"accuracy": 0.1}}}
-              for other in ({"steps": 1}, {"load": "attention"}, {"load": "none"})]
+              for other in ({"steps": 1}, {"load": "attention"}, {"load": "none", "checkpoint": None}, {"dropout": 0.0},
+                            {"birth": "statistics"}, {"optimizer": "muon"}, {"checkpoint": "0" * 32}, {"init": "depth-scaled"})]
     (tmp_path / "defaults.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert command.expected(BitXor) == command.Expected(0.875, 0.5, 1.0)
     assert command.expected(BitXor, load="none") == command.Expected(0.1, 0.5, 1.0)

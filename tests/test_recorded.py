@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scripts.command import RECORDS
-from scripts.recorded import chosen, conditions, study
+from scripts.recorded import chosen, conditions, read, study
 from scripts.table import steps_to, table, tables
 from tests.recording import run
 
@@ -76,3 +76,49 @@ def test_the_command_prints_a_table_for_each_task_or_writes_them(command, tmp_pa
 def test_a_mistake_is_one_line(command, arguments, said):
     code, _, err = command("table", *arguments)
     assert code == 2 and err.count("\n") == 1 and said in err
+
+
+def test_bodies_of_one_name_and_other_weights_are_not_seeds_of_one():
+    geometry = {"layers": 2}
+    of = lambda place, weights, seed: run(body=f"{place}/body", checkpoint=weights * 32, geometry=geometry, seed=seed)
+    runs = [of("a", "1", 0), of("b", "2", 1)]
+    found = conditions(runs)
+    assert [len(group) for group in found.values()] == [1, 1] and all(label.startswith("bit-memory, body ") for label in found)
+    moved = [of("a", "1", 0), of("c", "1", 1)]
+    assert [len(group) for group in conditions(moved).values()] == [2]  # the same weights, where they lay then
+
+
+def test_a_run_on_other_data_or_another_task_file_is_not_a_seed():
+    for told in ({"data": {"test": "2"}}, {"task_file": "2"}):
+        one, other = run(), run(seed=1)
+        one["result"] |= {"data": {"test": "1"}}
+        other["result"] |= {"data": {"test": "1"}} | told
+        assert len(conditions([one, other])) == 2
+
+
+def test_what_older_runs_do_not_state_is_read_as_it_was_then():
+    older, newer = run(), run(birth="statistics", optimizer="muon", dropout=0.0, seed=1)
+    del older["config"]["birth"]
+    older["config"]["dropout"] = 0.1
+    assert list(conditions([older, newer])) == [
+        "tiny, dropout 0.1, optimizer adam", "statistics, tiny, dropout 0.0, optimizer muon"]
+    same = run(seed=1, birth="weights", optimizer="adam", dropout=0.1)
+    assert [len(group) for group in conditions([older, same]).values()] == [2]
+
+
+def test_records_that_were_changed_cut_or_doubled_are_refused(tmp_path):
+    from fpt.errors import UserError
+    from fpt.records import checksum
+
+    one = run() | {"run": "one"}
+    one["result"]["checksum"] = checksum(one["config"], one["curve"], one["result"])
+    line, file = json.dumps(one), tmp_path / "s.jsonl"
+    file.write_text(line + "\n")
+    assert read(file) == [one]
+    for content, said in ((line.replace('"accuracy": 0.5', '"accuracy": 0.6'), "line 1 was changed since one was recorded"),
+                          (line[:-9], "line 1 is not a run"), ("[1]", "line 1 is not a run"),
+                          ('{"run": "x"}', "line 1 is not a run"),
+                          (f"{line}\n{line}", "line 2 holds one a second time"), (f"{line}\n\n", "line 2 is not a run")):
+        file.write_text(content + "\n")
+        with pytest.raises(UserError, match=said):
+            read(file)
