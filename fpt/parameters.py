@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,8 @@ class Source:
         matrix = name in self.frozen and name.startswith("body/h_") and name.endswith("/kernel")
         return self.dtype if matrix else np.float32
 
-    def values(self, config: Config, names: list[str], kept: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    def values(self, config: Config, names: list[str],
+               kept: Mapping[str, np.ndarray] = MappingProxyType({})) -> dict[str, jax.Array]:
         """The parameters of these names for one run; kept: those of `inexact` that lie with it, if any do."""
         fresh = {name: self.shapes[name] for name in self.shapes if name not in self.loaded and name not in kept}
         ends = {name: shape for name, shape in fresh.items() if not name.startswith("body/")}

@@ -1,0 +1,189 @@
+"""Damages checkpoints, runs, states and caches, and looks at what reads them: `python -m tests.fuzz --count 1000`.
+
+Whatever is damaged must be refused in one line, made again where that can be done, or read as what it was: never a
+traceback, and never another content.  `test_fuzz.py` runs a hundred of these each time.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fpt.errors import UserError
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something on the disk that is read: its folder, the files that are damaged, and what reads them."""
+
+    name: str
+    folder: Path
+    files: tuple[str, ...]
+    read: Callable[[Path], Any]  # the folder -> what it holds, comparable
+    spare: tuple[str, ...] = ()  # files that may be missing
+
+
+def _flip_a_bit(content: bytearray, draw: random.Random) -> bytes:
+    place = draw.randrange(8 * len(content))
+    content[place // 8] ^= 1 << place % 8
+    return content
+
+
+def _flip_a_bit_of_the_header(content: bytearray, draw: random.Random) -> bytes:
+    place = draw.randrange(8 * min(len(content), 400))
+    content[place // 8] ^= 1 << place % 8
+    return content
+
+
+def _noise(content: bytearray, draw: random.Random) -> bytes:
+    first = draw.randrange(len(content))
+    length = min(draw.randint(1, 64), len(content) - first)
+    content[first : first + length] = draw.randbytes(length)
+    return content
+
+
+def _zeros(content: bytearray, draw: random.Random) -> bytes:
+    first = draw.randrange(len(content))
+    length = min(4096, len(content) - first)
+    content[first : first + length] = bytes(length)
+    return content
+
+
+def _digit(content: bytearray, draw: random.Random) -> bytes:
+    """Another digit in the place of one: text stays text."""
+    places = [place for place, byte in enumerate(content) if 48 <= byte < 58]
+    if places:
+        content[draw.choice(places)] = draw.randrange(48, 58)
+    return content
+
+
+DAMAGES: dict[str, Callable[[bytearray, random.Random], bytes | None]] = {
+    "flip": _flip_a_bit, "flip in header": _flip_a_bit_of_the_header, "noise": _noise, "zeros": _zeros, "digit": _digit,
+    "cut": lambda content, draw: content[: draw.randrange(len(content))],
+    "cut a byte": lambda content, draw: content[:-1],
+    "empty": lambda content, draw: b"",
+    "grown": lambda content, draw: content + draw.randbytes(draw.randint(1, 64)),
+    "twice": lambda content, draw: content + content,
+    "gone": lambda content, draw: None,
+    "other": lambda content, draw: b'{"not": "ours"}',
+}
+
+
+def damaged(target: Target, draw: random.Random) -> tuple[str, str, str]:
+    """Damages a copy of a target once and reads it: (file, damage, what came of it: refused, same, DIFFERS or CRASH)."""
+    before = target.read(target.folder)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / target.folder.name
+        shutil.copytree(target.folder, folder)
+        name = draw.choice(target.files)
+        kind = draw.choice([kind for kind in DAMAGES if kind != "gone" or name not in target.spare])
+        content = DAMAGES[kind](bytearray((folder / name).read_bytes()), draw)
+        (folder / name).unlink()
+        if content is not None:
+            (folder / name).write_bytes(content)
+        try:
+            after = target.read(folder)
+        except UserError as error:
+            return name, kind, "refused" if "\n" not in str(error) else f"CRASH several lines: {error}"
+        except Exception as error:
+            return name, kind, f"CRASH {type(error).__name__}: {error}"
+        return name, kind, "same" if equal(before, after) else "DIFFERS"
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two nested containers hold the same, arrays by their dtypes and values."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return isinstance(other, (list, tuple)) and len(one) == len(other) and all(map(equal, one, other))
+    if hasattr(one, "dtype"):
+        return one.dtype == other.dtype and np.array_equal(np.asarray(one), np.asarray(other))
+    return one == other
+
+
+def targets(home: Path) -> list[Target]:
+    """Makes one of each kind on the disk: a checkpoint, a finished run, one with states, and the caches."""
+    import jax
+
+    from fpt import Config, checkpoint, load_body, load_run, train
+    from fpt.bodies import Geometry
+    from fpt.model import draw_body
+    from fpt.records import Folder, summary
+    from tasks.bits import BitXor
+
+    task, geometry = BitXor(bits=3), Geometry(layers=1, width=16, heads=2, positions=16, vocabulary=11)
+    checkpoint.write(home / "body", geometry, draw_body(geometry, jax.random.key(5)))
+    checkpoint.seal(home / "body")
+    config = Config(task, str(home / "body"), steps=2, batch=4, lr=1e-2, eval_every=1, birth="mimetic")
+    train(config, home / "runs", quiet=True)
+    finished, = (home / "runs").iterdir()
+    begun = Folder(home / "begun", load_run(finished).config)
+    begun.open()
+    arrays = {"a": np.arange(20, dtype=np.float32), "b": np.ones((2, 3), np.int32)}
+    for step in (10, 20):
+        begun.write_state(step, arrays, {"history": [{"step": step}], "data": {"test": "1"}}, [begun.path.name])
+    begun.close()
+
+    def read_run(folder: Path):
+        loaded = load_run(folder)
+        told = summary(folder)
+        told["config"].pop("body")  # a place
+        return told, dict(loaded.parameters)
+
+    def read_begun(folder: Path):
+        """What a training that is taken up reads, under the configuration that it asks for."""
+        taken = Folder(folder.parent, begun.config)
+        taken.open()
+        taken.close()
+        return [(step, stack, taken.read_state(step)) for step, stack in taken.begun()]
+
+    read_body = lambda folder: dict(load_body(folder).parameters)
+    states = tuple(sorted(file.name for file in begun.states().values()))
+    files = ("config.json", "metrics.jsonl", "result.json", "trainable.safetensors", "frozen.safetensors")
+    return [
+        Target("checkpoint", home / "body", ("model.safetensors", "config.json", "model.safetensors.sha256"), read_body),
+        Target("run", finished, files, read_run),
+        Target("states", begun.path, ("config.json", *states), read_begun, spare=states),
+    ]
+
+
+def fuzz(count: int, seed: int, home: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Damages `count` things, each kind of target in turn: (target, file, damage, what came of it)."""
+    made, draw = targets(home), random.Random(seed)
+    for number in range(count):
+        target = made[number % len(made)]
+        yield target.name, *damaged(target, draw)
+
+
+def main() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=1_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    found, bad = collections.Counter(), 0
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["FPT_CACHE"] = f"{home}/cache"
+        for number, (target, file, damage, outcome) in enumerate(fuzz(options.count, options.seed, Path(home))):
+            found[target, outcome.split()[0]] += 1
+            if outcome not in ("refused", "same"):
+                bad += 1
+                print(f"{number}: {target}, {file}, {damage}: {outcome}", flush=True)
+    for (target, outcome), times in sorted(found.items()):
+        print(f"{target:<12} {outcome:<8} {times:>5}")
+    raise SystemExit(bad > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""A hundred damaged checkpoints, runs, states and caches: see `fuzz`."""
+
+from tests.fuzz import fuzz
+
+
+def test_what_is_damaged_is_refused_or_read_as_it_was(tmp_path):
+    outcomes = list(fuzz(100, seed=20, home=tmp_path))
+    assert [outcome for outcome in outcomes if outcome[-1] not in ("refused", "same")] == []
+    assert sum(outcome[-1] == "refused" for outcome in outcomes) > 60
