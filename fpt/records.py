@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if (path.parent / CONFIG).is_file():
             raise UserError(f"no {path.name} in {path.parent}: the run is not finished; train it to its end") from None
         raise UserError(f"no {path.name} in {path.parent}; name the folder of a run") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); delete the folder and train again") from None
 
 
@@ -128,7 +128,7 @@ class Folder:
         return (self.path / RESULT).is_file()
 
     def result(self) -> dict[str, Any]:
-        return read_json(self.path / RESULT)
+        return summary(self.path)["result"]
 
     def write_metrics(self, history: list[dict]) -> None:
         lines = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in history)
