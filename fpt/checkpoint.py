@@ -31,6 +31,7 @@ PREFIX = "transformer."
 # the input and output layers of a run that was exported.
 IGNORED = r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight|wte\.weight|(input|output)\.(kernel|bias|embedding)"
 KINDS = ("F32", "F16", "BF16")  # dtypes that are read
+ANSWER_SECONDS = 5  # that the hub has for an answer
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ def theirs(name: str) -> str:
     return {"wpe": "wpe.weight", "token/embedding": "wte.weight"}.get(name, name).replace("/", ".")
 
 
+class _NotFetched(Exception):
+    """Says why the hub's weights cannot be had, as the end of a sentence."""
+
+
 def locate(body: str) -> Checkpoint:
     """The checkpoint that `--body` names.
 
@@ -61,16 +66,17 @@ def locate(body: str) -> Checkpoint:
     """
     if body in shipped():
         return open_folder(SHIPPED / body)
-    if Path(body).is_dir():
+    if os.path.isdir(body):
         return open_folder(Path(body))
-    if body in GEOMETRIES or re.fullmatch(r"\w[\w.-]*/[\w.-]+", body):
-        return _from_hub(body)
-    if "/" in body or os.sep in body:
+    if ("/" in body or os.sep in body) and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", body):
         raise UserError(f"no folder {body}; --body takes a geometry's name, a checkpoint's folder or a hub id")
     try:
         return _from_hub(body)  # the hub's oldest checkpoints have names of one word
-    except UserError:
-        raise nearest(body, [*GEOMETRIES, *shipped()], "body") from None
+    except _NotFetched as why:
+        if "/" not in body and body not in GEOMETRIES:
+            raise UserError(f"{nearest(body, [*GEOMETRIES, *shipped()], 'body')} (no such folder, and {why})") from None
+        instead = "name a checkpoint's folder" + (", or say --load none for a random body" if body in GEOMETRIES else "")
+        raise UserError(f"no weights of {body!r}: no such folder, and {why}; {instead}") from None
 
 
 def open_folder(folder: Path) -> Checkpoint:
@@ -78,11 +84,7 @@ def open_folder(folder: Path) -> Checkpoint:
     geometry = read_geometry(folder / "config.json")
     files = [folder / WEIGHTS]
     if not files[0].is_file() and (folder / INDEX).is_file():
-        try:
-            shards = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise UserError(f"{folder / INDEX} is damaged; fetch the checkpoint again") from None
-        files = [folder / name for name in sorted(shards)]
+        files = [folder / name for name in _shards(folder / INDEX)]
     for file in files:
         if file.parent != folder or not file.is_file():
             raise UserError(f"no {file.name} in {folder}; weights are read from safetensors, fetch them again")
@@ -110,50 +112,102 @@ def _seeds(config: Path) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+def _shards(index: Path) -> list[str]:
+    """The names of the weight files that an index lists."""
+    try:
+        return sorted({os.fspath(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise UserError(f"{index} is damaged; fetch the checkpoint again") from None
+
+
 def _from_hub(name: str) -> Checkpoint:
-    """A checkpoint in the hub's cache, fetched if it is not there; one try, and no wait where there is no network.
+    """A checkpoint in the hub's cache, fetched if it is not there whole; no wait where there is no network.
 
-    Raises UserError where it cannot be had, for whatever reason: a random body in its place would be another experiment.
+    Raises _NotFetched where it cannot be had, for whatever reason: a random body in its place would be another experiment.
+    Raises UserError where the hub has it, but it is none that can be read.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub import logging, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    wanted = dict(allow_patterns=["config.json", "model*.safetensors", INDEX], etag_timeout=3)
+    refused = ""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would warn of each of its tries in a line of its own
     try:
-        return open_folder(Path(snapshot_download(name, local_files_only=True, **wanted)))
-    except (LocalEntryNotFoundError, UserError):
-        pass
-    instead = "name a checkpoint's folder" + (", or say --load none for a random body" if name in GEOMETRIES else "")
+        try:
+            found = open_folder(Path(snapshot_download(name, local_files_only=True)))
+            if all(map(_readable, found.files)):
+                return found
+            refused = f" (in its cache, {found.folder} is damaged)"
+        except LocalEntryNotFoundError:
+            pass
+        except UserError as error:
+            refused = f" (in its cache: {error})"
+        return open_folder(_fetch(name))
+    except (UserError, _NotFetched):
+        raise
+    except Exception as error:  # the library passes on whatever its client, a parser or a foreign answer comes to
+        raise _NotFetched(_why(error) + refused) from None
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _fetch(name: str) -> Path:
+    """Fetches a checkpoint's configuration and weights into the hub's cache; returns their folder there."""
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    def fetch(file, revision=None):
+        # The download would ask for the file's size several times, and wait a minute each time; first ask once, briefly.
+        get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=ANSWER_SECONDS)
+        for _ in range(2):  # first perhaps a damaged one that was in the cache
+            path = Path(hf_hub_download(name, file, revision=revision, etag_timeout=ANSWER_SECONDS))
+            if _readable(path):
+                return path
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
+        raise _NotFetched(f"what the hub sends as {file} is damaged, or something else")
+
+    held = {file.rfilename for file in HfApi().model_info(name, timeout=ANSWER_SECONDS).siblings or ()}
+    if "config.json" not in held or not {WEIGHTS, INDEX} & held:
+        raise UserError(f"the hub's {name!r} is no checkpoint that can be read: config.json and {WEIGHTS}")
+    config = fetch("config.json")
+    read_geometry(config)  # another architecture is refused before gigabytes of it are fetched
+    folder = config.parent  # named by the commit: all files are fetched from that one
+    for file in [WEIGHTS] if WEIGHTS in held else _shards(fetch(INDEX, folder.name)):
+        fetch(file, folder.name)
+    return folder
+
+
+def _readable(file: Path) -> bool:
+    """Whether a file is what its name says, and not cut off: JSON or safetensors."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        if not _hub_answers():
-            raise OfflineModeIsEnabled("no answer")
-        return open_folder(Path(snapshot_download(name, **wanted)))
-    except HfHubHTTPError as error:
-        raise UserError(f"no weights of {name!r}: no such folder, and the hub refuses them "
-                        f"(HTTP status {error.response.status_code}); {instead}") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise UserError(f"no weights of {name!r}: no such folder, and the hub cannot be reached; {instead}") from None
-    except OSError as error:
-        raise UserError(f"the weights of {name!r} cannot be fetched: {error.strerror or error}; {instead}") from None
+        if file.suffix == ".json":
+            return isinstance(json.loads(file.read_text()), dict)
+        with safe_open(file, framework="np"):
+            return True
+    except (ValueError, RecursionError, SafetensorError):
+        return False
 
 
-def _hub_answers() -> bool:
-    """Whether a connection to the hub can be made within three seconds: its own client would try for half a minute."""
-    import socket
-    from urllib.parse import urlsplit
-
+def _why(error: Exception) -> str:
+    """What kept the hub's library from its work, in a few words."""
     from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    if constants.HF_HUB_OFFLINE:
-        return False
-    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return True
-    address = urlsplit(constants.ENDPOINT)
-    try:
-        socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
-    except OSError:
-        return False
-    return True
+    for cause in (error, error.__cause__):
+        if isinstance(cause, HFValidationError):
+            return "no checkpoint on the hub can have that name"
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            meaning = ", no such repository or one that needs a login" if status in (401, 403, 404) else ""
+            return f"the hub does not give it (HTTP status {status}{meaning})"
+        if isinstance(cause, OfflineModeIsEnabled):
+            return "with HF_HUB_OFFLINE set the hub cannot be reached"
+        if isinstance(cause, OSError) and cause.errno:
+            return f"the hub's cache cannot be used ({cause.strerror}: {cause.filename})"
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"the hub at {constants.ENDPOINT} cannot be reached or breaks off ({said[:200]})"
 
 
 def read(checkpoint: Checkpoint, wanted: Callable[[str], bool], shapes: dict[str, tuple[int, ...]],
