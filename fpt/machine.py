@@ -30,11 +30,23 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the clone that this code runs from, marked where files differ from it; None outside a clone."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The commit of the clone that this code runs from, marked where files differ from it; None outside a clone.
+
+    An installation inside another project's repository, in its .venv say, is outside a clone.
+    """
+    package = Path(__file__).resolve().parent
+    # Inside a hook, git's variables point to the repository that the hook is of.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments):
+        found = subprocess.run(["git", "-C", str(package), *arguments], env=environment, capture_output=True, text=True,
+                               errors="replace", timeout=10, check=True)
+        return found.stdout.strip()
+
     try:
-        found = subprocess.run([*git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-                               capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        if git("rev-parse", "--show-prefix") != f"{package.name}/":  # the package's place below the top of the repository
+            return None
+        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -1,0 +1,86 @@
+"""What records state of the machine and of the installation is this process's, and this project's."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from fpt import machine
+
+
+def git(folder, *arguments):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    settings = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main")
+    return subprocess.run(["git", "-C", str(folder), *settings, *arguments], env=environment, check=True, text=True,
+                          capture_output=True).stdout.strip()
+
+
+def installed(folder):
+    """The module as it is in a package that lies in `folder`."""
+    (folder / "fpt").mkdir(parents=True)
+    shutil.copy(machine.__file__, folder / "fpt")
+    specification = importlib.util.spec_from_file_location("installed", folder / "fpt" / "machine.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def committed(folder, *files):
+    """A repository at `folder` with one commit of these files; its hash."""
+    folder.mkdir(exist_ok=True)
+    git(folder, "init")
+    git(folder, "add", *files)
+    git(folder, "commit", "--allow-empty", "-m", str(folder))
+    return git(folder, "rev-parse", "HEAD")
+
+
+def test_a_clones_commit_is_stated_and_marked_where_files_differ(tmp_path):
+    module = installed(tmp_path)
+    first = committed(tmp_path, "fpt")
+    assert module.commit() == first
+    with (tmp_path / "fpt" / "machine.py").open("a") as file:
+        file.write("# changed\n")
+    assert module.commit() == f"{first}-dirty"
+
+
+def test_a_linked_worktree_is_a_clone(tmp_path):
+    installed(tmp_path / "clone")
+    first = committed(tmp_path / "clone", "fpt")
+    git(tmp_path / "clone", "worktree", "add", str(tmp_path / "other"))
+    shutil.rmtree(tmp_path / "other" / "fpt")
+    assert installed(tmp_path / "other").commit() == first
+
+
+def test_outside_a_repository_there_is_no_commit(tmp_path):
+    assert installed(tmp_path).commit() is None
+
+
+@pytest.mark.parametrize("place", [".venv/lib/python3/site-packages", "vendor/project"])
+@pytest.mark.parametrize("tracked", [False, True], ids=["untracked", "tracked"])
+def test_an_installation_inside_another_repository_does_not_state_its_commit(tmp_path, place, tracked):
+    module = installed(tmp_path / place)
+    committed(tmp_path, *([place] if tracked else []))
+    assert module.commit() is None
+
+
+def test_a_copy_at_the_top_of_a_repository_that_does_not_track_it_has_no_commit(tmp_path):
+    module = installed(tmp_path)
+    committed(tmp_path)
+    assert module.commit() is None
+
+
+@pytest.mark.parametrize("variables", [("GIT_DIR",), ("GIT_DIR", "GIT_WORK_TREE"), ("GIT_DIR", "GIT_INDEX_FILE")])
+@pytest.mark.parametrize("cloned", [True, False], ids=["clone", "no clone"])
+def test_the_variables_of_a_git_hook_do_not_mislead(tmp_path, monkeypatch, variables, cloned):
+    module = installed(tmp_path / "project")
+    first = committed(tmp_path / "project", "fpt") if cloned else None
+    other = tmp_path / "other"
+    installed(other)
+    assert committed(other, "fpt") != first
+    git(other, "commit", "--allow-empty", "-m", "second")
+    values = {"GIT_DIR": other / ".git", "GIT_WORK_TREE": tmp_path / "project", "GIT_INDEX_FILE": other / ".git" / "index"}
+    for name in variables:
+        monkeypatch.setenv(name, str(values[name]))
+    assert module.commit() == first
