@@ -5,16 +5,60 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import jax
 
+ROOT = Path("/")
+LIMITS = {"cgroup2": "memory.max", "cgroup": "memory.limit_in_bytes"}  # file system of control groups -> file of the limit
 
-def memory() -> int:
-    """Bytes of the device's memory."""
+
+def memory(root: Path = ROOT) -> int:
+    """Bytes of the device's memory; where the device is the host, at most what this process may take of it.
+
+    A container or a batch system kills what takes more.  root: where /proc and /sys are.
+    """
     stated = jax.devices()[0].memory_stats() or {}
-    return stated.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if stated.get("bytes_limit"):
+        return stated["bytes_limit"]
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_address_space(), *_group_limits(root)])
+
+
+def _address_space() -> Iterator[int]:
+    """The limit that `ulimit -v` sets, where there is one."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        yield limit
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+    """The limits of this process's control groups, versions 1 and 2, and of the groups around them."""
+    try:
+        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    groups = {}
+    for line in memberships:
+        _, controllers, group = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            groups["cgroup" if controllers else "cgroup2"] = PurePosixPath(group)
+    for line in mounts:
+        place, _, mounted = line.partition(" - ")
+        (top, point), (kind, _, options) = place.split()[3:5], mounted.split()[:3]
+        if kind not in groups or (kind == "cgroup" and "memory" not in options.split(",")):
+            continue
+        # A container often sees its own group as the top, and yet its name from outside.
+        inner = groups[kind].relative_to(top) if groups[kind].is_relative_to(top) else PurePosixPath()
+        for around in (inner, *inner.parents):
+            try:
+                yield int((root / point.lstrip("/") / around / LIMITS[kind]).read_text())
+            except (OSError, ValueError):  # no such file, or "max"
+                continue
 
 
 def device() -> str:

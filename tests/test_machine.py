@@ -4,6 +4,8 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +86,58 @@ def test_the_variables_of_a_git_hook_do_not_mislead(tmp_path, monkeypatch, varia
     for name in variables:
         monkeypatch.setenv(name, str(values[name]))
     assert module.commit() == first
+
+
+GIB = 2**30
+MOUNTS = {  # as /proc/self/mountinfo states them, and the file of the limit
+    1: ("35 31 0:32 {top} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory", "memory.limit_in_bytes"),
+    2: ("41 31 0:38 {top} /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate", "memory.max"),
+}
+MEMBERS = {1: "5:cpu,cpuacct:/other\n4:memory:{group}\n0::/\n", 2: "0::{group}\n"}
+
+
+def system(root, version, group, limits, top="/"):
+    """The files under /proc and /sys of a process in `group`; limits: folder below the mount point -> what its file holds."""
+    mount, name = MOUNTS[version]
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(MEMBERS[version].format(group=group))
+    (root / "proc/self/mountinfo").write_text(
+        "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
+        f"{mount.format(top=top)}\n")
+    for folder, limit in limits.items():
+        file = root / mount.split()[4].lstrip("/") / folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{limit}\n")
+    return root
+
+
+@pytest.fixture
+def host(tmp_path):
+    """What the machine has, as far as this process is not limited already."""
+    return machine.memory(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("group", "limits", "top", "least"), [
+    ("/job", {"job": GIB}, "/", GIB),
+    ("/slurm/uid/job/step", {"slurm/uid/job/step": "max", "slurm/uid/job": GIB, "slurm": 2 * GIB}, "/", GIB),
+    ("/slurm/uid/job/step", {"slurm/uid/job/step": 2 * GIB, "slurm": GIB}, "/", GIB),
+    ("/", {".": GIB}, "/", GIB),
+    ("/docker/abc", {".": GIB}, "/docker/abc", GIB),
+    ("/docker/abc/inner", {"inner": GIB, ".": 2 * GIB}, "/docker/abc", GIB),
+    ("/docker/abc", {".": GIB}, "/another", GIB),
+    ("/job", {"job": "max", "neighbour": GIB}, "/", None),
+    ("/job", {"job": 9223372036854771712}, "/", None),
+    ("/job", {}, "/", None),
+])
+def test_memory_is_the_least_of_the_machine_and_of_the_control_groups(tmp_path, host, version, group, limits, top, least):
+    assert machine.memory(system(tmp_path / "root", version, group, limits, top)) == (least or host)
+
+
+def test_memory_is_at_most_the_address_space_that_is_granted():
+    code = ("import resource; from fpt import machine; import jax; jax.devices(); "
+            f"resource.setrlimit(resource.RLIMIT_AS, ({2**36}, -1)); "
+            "import os; os.sysconf = lambda name: 2**22; print(machine.memory())")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           cwd=Path(__file__).parent.parent)
+    assert int(found.stdout) == 2**36
