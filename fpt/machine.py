@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
 import jax
+import numpy as np
 
 ROOT = Path("/")
 LIMITS = {"cgroup2": "memory.max", "cgroup": "memory.limit_in_bytes"}  # file system of control groups -> file of the limit
@@ -70,7 +71,21 @@ def device() -> str:
 def versions() -> dict[str, str]:
     """Of Python and of what the numbers hang on."""
     names = ("fpt", "jax", "jaxlib", "flax", "optax", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    return {"python": platform.python_version()} | {name: version(name) for name in names} | {"blas": _blas()}
+
+
+def _blas() -> str:
+    """The library of numpy's linear algebra, with the kind of CPU whose kernels it chose: its results differ between kinds."""
+    from threadpoolctl import threadpool_info
+
+    try:
+        own = [Path(np.__file__).parent, Path(np.__file__).parent.with_name("numpy.libs")]  # scipy brings another one
+        loaded = [library for library in threadpool_info() if library["user_api"] == "blas"]
+        bundled = [one for one in loaded if any(Path(one["filepath"]).is_relative_to(folder) for folder in own)]
+        found, = bundled or loaded
+        return " ".join(filter(None, (found["internal_api"], found["version"], found.get("architecture"))))
+    except Exception:  # whatever it meets in a foreign library, no run may end for it
+        return "unknown"
 
 
 def commit() -> str | None:

@@ -141,3 +141,33 @@ def test_memory_is_at_most_the_address_space_that_is_granted():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                            cwd=Path(__file__).parent.parent)
     assert int(found.stdout) == 2**36
+
+
+def test_the_versions_name_the_library_of_linear_algebra_and_its_kernels():
+    from threadpoolctl import threadpool_info
+
+    loaded = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    if not loaded:
+        pytest.skip("numpy's linear algebra is none that threadpoolctl knows")
+    stated = machine.versions()["blas"]
+    assert stated in {" ".join((one["internal_api"], one["version"], one["architecture"])) for one in loaded}
+
+
+def test_versions_are_stated_whatever_the_library_of_linear_algebra_is(monkeypatch):
+    def fail():
+        raise OSError("no such library")
+
+    monkeypatch.setattr("threadpoolctl.threadpool_info", fail)
+    assert machine.versions()["blas"] == "unknown"
+    monkeypatch.setattr("threadpoolctl.threadpool_info", list)
+    assert machine.versions()["blas"] == "unknown"
+
+
+def test_the_library_is_numpys_own_and_not_scipys(monkeypatch):
+    import numpy as np
+
+    site = Path(np.__file__).parent.parent
+    stated = [{"user_api": "blas", "internal_api": "openblas", "version": version, "architecture": "Zen",
+               "filepath": str(site / folder / "lib.so")} for folder, version in (("scipy.libs", "1"), ("numpy.libs", "2"))]
+    monkeypatch.setattr("threadpoolctl.threadpool_info", lambda: stated)
+    assert machine.versions()["blas"] == "openblas 2 Zen"
