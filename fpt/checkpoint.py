@@ -74,7 +74,8 @@ def locate(body: str) -> Checkpoint:
         return _from_hub(body)  # the hub's oldest checkpoints have names of one word
     except _NotFetched as why:
         if "/" not in body and body not in GEOMETRIES:
-            raise UserError(f"{nearest(body, [*GEOMETRIES, *shipped()], 'body')} (no such folder, and {why})") from None
+            known = dict.fromkeys([*GEOMETRIES, *shipped()])
+            raise UserError(f"{nearest(body, known, 'body')} (no such folder, and {why})") from None
         instead = "name a checkpoint's folder" + (", or say --load none for a random body" if body in GEOMETRIES else "")
         raise UserError(f"no weights of {body!r}: no such folder, and {why}; {instead}") from None
 
@@ -88,20 +89,25 @@ def open_folder(folder: Path) -> Checkpoint:
     for file in files:
         if file.parent != folder or not file.is_file():
             raise UserError(f"no {file.name} in {folder}; weights are read from safetensors, fetch them again")
-        if (stated := _stated_digest(file)) and stated != (digest := sha256(file)):
-            raise UserError(f"{file} is damaged: its sha256 is {digest[:12]}..., not {stated[:12]}... as stated; fetch it again, "
-                            f"or delete {file.name}{DIGEST} if you have changed the weights yourself")
-    return Checkpoint(folder, geometry, tuple(files), weights_digest(files), _seeds(folder / "config.json"))
+    try:
+        for file in files:
+            if (stated := _stated_digest(file)) and stated != (digest := sha256(file)):
+                raise UserError(f"{file} is damaged: its sha256 is {digest[:12]}..., not {stated[:12]}... as stated; fetch it again, "
+                                f"or delete {file.name}{DIGEST} if you have changed the weights yourself")
+        digest = weights_digest(files)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}; make it readable, or fetch it again") from None
+    return Checkpoint(folder, geometry, tuple(files), digest, _seeds(folder / "config.json"))
 
 
 def _stated_digest(file: Path) -> str | None:
     """The sha256 that a weight file should have: as stated beside it, or by the hub's cache, which names files so."""
     beside = file.with_name(file.name + DIGEST)
-    try:
-        stated = beside.read_text().split()[0] if beside.is_file() else file.resolve().name
-    except (OSError, ValueError, IndexError):
-        raise UserError(f"{beside} is damaged; fetch the checkpoint again, or delete it") from None
-    return stated if beside.is_file() or re.fullmatch("[0-9a-f]{64}", stated) else None
+    if not beside.is_file():
+        return file.resolve().name if re.fullmatch("[0-9a-f]{64}", file.resolve().name) else None
+    if not re.match("[0-9a-f]{64}", stated := beside.read_bytes()[:64].decode(errors="replace")):
+        raise UserError(f"{beside} is damaged; fetch the checkpoint again, or delete it")
+    return stated
 
 
 def _seeds(config: Path) -> tuple[int, ...]:
@@ -118,6 +124,8 @@ def _shards(index: Path) -> list[str]:
         return sorted({os.fspath(name) for name in json.loads(index.read_text())["weight_map"].values()})
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{index} is damaged; fetch the checkpoint again") from None
+    except OSError as error:
+        raise UserError(f"{index} cannot be read: {error.strerror}; make it readable, or fetch it again") from None
 
 
 def _from_hub(name: str) -> Checkpoint:
