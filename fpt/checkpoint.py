@@ -92,8 +92,8 @@ def open_folder(folder: Path) -> Checkpoint:
     try:
         for file in files:
             if (stated := _stated_digest(file)) and stated != (digest := sha256(file)):
-                raise UserError(f"{file} is damaged: its sha256 is {digest[:12]}..., not {stated[:12]}... as stated; fetch it again, "
-                                f"or delete {file.name}{DIGEST} if you have changed the weights yourself")
+                raise UserError(f"{file} is damaged: its sha256 is {digest[:12]}..., not {stated[:12]}... as stated; fetch it "
+                                f"again, or delete {file.name}{DIGEST} if you have changed the weights yourself")
         digest = weights_digest(files)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}; make it readable, or fetch it again") from None
