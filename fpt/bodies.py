@@ -12,6 +12,8 @@ from pathlib import Path
 from fpt.errors import UserError, nearest
 from fpt.files import sha256
 
+# Beyond these a number is a mistake, and one that takes long to fail.
+MOST = {"layers": 1_000, "width": 2**17, "heads": 2**12, "positions": 2**22, "inner": 2**20, "vocabulary": 2**24}
 ACTIVATIONS = ("gelu_new", "gelu", "relu", "silu")
 
 
@@ -35,11 +37,13 @@ class Geometry:
         """Raises UserError for what no body can be."""
         for name in ("layers", "width", "heads", "positions", "inner", "vocabulary"):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value > 0) and not (name == "inner" and value is None):
-                raise UserError(f"a body's {name} must be a whole number of at least 1, not {value!r}")
+            if not (isinstance(value, int) and 0 < value <= MOST[name]) and not (name == "inner" and value is None):
+                raise UserError(f"a body's {name} must be a whole number from 1 to {MOST[name]:,}, not {value!r}")
         for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"a body's {name.replace('_', ' ')} must be at least 0 and below 1, not {getattr(self, name)!r}")
+        if not 0 < self.epsilon < 1:
+            raise UserError(f"a body's epsilon must be above 0 and below 1, not {self.epsilon!r}")
         if self.width % self.heads:
             raise UserError(f"a body's width must be a multiple of its heads, not {self.width} with {self.heads}")
         if self.activation not in ACTIVATIONS:
@@ -85,8 +89,10 @@ def read_geometry(path: Path) -> Geometry:
         stated = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"no config.json in {path.parent}; a checkpoint is config.json and model.safetensors") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable as JSON ({error}); fetch the checkpoint again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; make it readable") from None
     if not isinstance(stated, dict) or stated.get("model_type", "gpt2") != "gpt2":
         kind = stated.get("model_type") if isinstance(stated, dict) else type(stated).__name__
         raise UserError(f"{path} describes {kind!r}; only GPT-2 checkpoints can be loaded")

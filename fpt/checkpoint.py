@@ -235,6 +235,8 @@ def read(checkpoint: Checkpoint, wanted: Callable[[str], bool], shapes: dict[str
             with safe_open(file, framework="np") as tensors:
                 for key in tensors.keys():
                     short = key.removeprefix(PREFIX)
+                    if ours.get(short) in found:
+                        raise UserError(f"{checkpoint.folder} holds {short} twice, with and without {PREFIX!r}; keep one of them")
                     if short in ours and wanted(ours[short]):
                         value = _tensor(tensors, key, shapes[ours[short]], file)
                         found[ours[short]] = jnp.asarray(value.astype(dtype(ours[short])))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import operator
 import os
 from dataclasses import dataclass
@@ -31,6 +30,8 @@ ABSENT = {"birth": "weights", "redraw": "body", "optimizer": "adam", "weight_dec
 # Annotation of a field -> what makes a value of it, and what such a value is called.  numpy's numbers are taken, texts are not.
 TYPES = {"int": (lambda value: int(operator.index(value)), "a whole number"),
          "float": (operator.methodcaller("__float__"), "a number"), "str": (os.fspath, "a text")}
+SMALLEST, LARGEST = 1.2e-38, 3.4e38  # the positive numbers of float32
+MOST = 2**31 - 1  # steps, examples: what a device counts in
 PLACES = ("body", "task_file")  # of a configuration: where something lies, while what it is makes the run
 
 
@@ -69,31 +70,35 @@ class Config:
 
     def __post_init__(self):
         """Gives each number the type that its field states.  Raises UserError for a value that no run can have."""
+        if not isinstance(self.task, Task):
+            raise UserError(f"task must be a task such as tasks.find('bit-xor')(), not {self.task!r}")
         for field in dataclasses.fields(self):
             kind, _, optional = field.type.partition(" | ")
             value = getattr(self, field.name)
             if kind in TYPES and not (optional and value is None):
                 try:
+                    if isinstance(value, bool):
+                        raise TypeError
                     object.__setattr__(self, field.name, TYPES[kind][0](value))
                 except (TypeError, ValueError, AttributeError):
                     raise UserError(f"--{field.name.replace('_', '-')} must be {TYPES[kind][1]}, not {value!r}") from None
         for name, least in (("steps", 1), ("batch", 1), ("eval_every", 1), ("eval_examples", 1), ("accumulate", 1),
                             ("warmup", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+            if value is not None and not least <= value <= MOST:
+                raise UserError(f"--{name.replace('_', '-')} must be at least {least} and at most {MOST}, not {value}")
         for name in ("seed", "body_seed"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**32:
                 raise UserError(f"--{name.replace('_', '-')} must be between 0 and 2**32 - 1, not {value}")
         for name in ("dropout", "embedding_dropout", "attention_dropout", "residual_dropout"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
+            if value is not None and not 0 <= value <= 1 - 1e-9:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {value}")
         for name in ("lr", "clip"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise UserError(f"--{name} must be a positive number, not {getattr(self, name)}")
-        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            if not SMALLEST <= getattr(self, name) <= LARGEST:
+                raise UserError(f"--{name} must be a positive number that float32 has, not {getattr(self, name)}")
+        if not 0 <= self.weight_decay <= LARGEST:
             raise UserError(f"--weight-decay must not be negative, nor infinite: {self.weight_decay}")
         if self.warmup >= self.steps:
             raise UserError(f"--warmup {self.warmup} must be below --steps {self.steps}, or the rate never reaches --lr")
@@ -107,6 +112,8 @@ class Config:
             raise UserError("--train none trains nothing; the smallest useful set is output")
         roles.parse(self.load or "none")
         roles.parse(self.redraw)
+        if self.task_file and not Path(self.task_file).is_file():
+            raise UserError(f"no task file at {self.task_file}")
 
     @classmethod
     def preset(cls, task: Task, preset: str = "laptop", **settings: Any) -> Config:

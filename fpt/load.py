@@ -17,8 +17,8 @@ import tasks
 from fpt import arrays, machine, parameters, records
 from fpt import checkpoint as checkpoints
 from fpt.bodies import GEOMETRIES, Geometry
-from fpt.config import Config, digest_of
-from fpt.errors import UserError
+from fpt.config import DTYPES, Config, digest_of
+from fpt.errors import UserError, nearest
 from fpt.files import sha256, whole_folder
 from fpt.gpt2 import Body
 from fpt.model import apply, body_shapes, draw_body
@@ -59,6 +59,8 @@ def load_body(body: str | Path, random: bool = False, seed: int = 0, dtype: str 
     Raises UserError where nothing of that name is known, or its weights are damaged or out of reach.
     """
     body = str(body)
+    if dtype not in DTYPES:
+        raise nearest(dtype, DTYPES, "dtype")
     if random:
         geometry = GEOMETRIES[body] if body in GEOMETRIES else checkpoints.locate(body).geometry
         values = draw_body(geometry, stream(jax.random.key(seed), "body"))
@@ -85,6 +87,8 @@ class LoadedRun:
         trainable, frozen = source.stack([self.config], [records.frozen(folder)])
         if {name: value.shape[1:] for name, value in trainable.items()} != {n: v.shape for n, v in trained.items()}:
             raise UserError(f"{folder / records.TRAINABLE} does not fit its configuration; train the run again")
+        if self.result.get("trainable", arrays.digest(trained)) != arrays.digest(trained):
+            raise UserError(f"{folder / records.TRAINABLE} does not hold what the result is of; train the run again")
         if (there := identity.get("frozen")) != (here := arrays.digest(frozen)):
             raise UserError(f"the frozen parameters of {folder} have the sha256 {str(there)[:12]}..., and those made here "
                             f"{here[:12]}...: {_differences(self.result)}")
@@ -113,13 +117,14 @@ class LoadedRun:
         logits, seen = self._apply(self.parameters, jnp.asarray(inputs), key, hidden, maps)
         return (logits, seen) if hidden or maps else logits
 
-    def export(self, folder: Path, whole: bool = True, dtype=np.float32) -> None:
+    def export(self, folder: Path | str, whole: bool = True, dtype=np.float32) -> None:
         """Writes the model as a GPT-2 checkpoint, with input and output layer beside the body's names.
 
         whole: else the body alone and its token table, with GPT-2's own dropout rates, whatever it was trained with.
         Where the body was trained around fresh input and output layers, the checkpoint states the seed that drew these.
         Raises UserError for a folder that already holds something.
         """
+        folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; name another folder for the export")
         if held := sorted(path.name for path in folder.glob("*")):

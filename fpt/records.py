@@ -13,6 +13,7 @@ removed only when all runs have the newer one, so that the newest step that all 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -25,7 +26,7 @@ import jax
 import numpy as np
 from filelock import FileLock, Timeout
 
-from fpt.arrays import described, pack, unpack
+from fpt.arrays import described, digest, pack, unpack
 from fpt.config import PLACES, Config
 from fpt.errors import UserError
 from fpt.files import remove_leftovers, write_whole
@@ -49,15 +50,25 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.  Raises UserError where the file is missing or damaged."""
     try:
-        if not isinstance(found := json.loads(path.read_text()), dict):
+        if not isinstance(found := _strict(path.read_text()), dict):
             raise ValueError(f"it holds no object, but {type(found).__name__}")
         return found
     except FileNotFoundError:
         if (path.parent / CONFIG).is_file():
             raise UserError(f"no {path.name} in {path.parent}: the run is not finished; train it to its end") from None
         raise UserError(f"no {path.name} in {path.parent}; name the folder of a run") from None
-    except (ValueError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; make it readable") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); delete the folder and train again") from None
+
+
+def _strict(text: str) -> Any:
+    """Parses JSON, without the words for infinity and no number that Python adds."""
+    def refuse(word: str):
+        raise ValueError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -66,14 +77,32 @@ def summary(folder: Path) -> dict[str, Any]:
     Raises UserError where the run is not finished, or a file is damaged.
     """
     try:
-        curve = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    except (ValueError, OSError) as error:
-        raise UserError(f"{folder / METRICS} cannot be read ({error}); delete the folder and train again") from None
+        curve = [_strict(line) for line in (folder / METRICS).read_text().splitlines()]
+    except OSError as error:
+        raise UserError(f"{folder / METRICS} cannot be read: {error.strerror}; name the folder of a finished run") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{folder / METRICS} is damaged ({error}); delete the folder and train again") from None
     config, result = read_json(folder / CONFIG), read_json(folder / RESULT)
-    if "checksum" in result and result["checksum"] != checksum(config, curve, result):
-        raise UserError(f"{folder} is damaged: its files do not hold what was written; delete the folder and train again")
+    try:
+        check(config, curve, result)
+    except ValueError as error:
+        raise UserError(f"{folder} is damaged: {error}; delete the folder and train again") from None
     config |= {name: Path(config[name]).name for name in PLACES if config.get(name) and os.path.isabs(config[name])}
     return {"run": folder.resolve().name, "config": config, "curve": curve, "result": result}
+
+
+def check(config: Any, curve: Any, result: Any) -> None:
+    """Raises ValueError where these are not the configuration, the curve and the result of one run, as they were written."""
+    try:
+        told = [config[name] for name in ("task", "body", "seed", "lr", "steps", "batch")] + [config["sizes"].keys()]
+        told += [(line["step"], line["validation"]["accuracy"]) for line in curve]
+        told += [(result[split]["accuracy"], result[split].get("slices", {}).keys()) for split in ("test", "validation")]
+        told += [result["floors"].keys(), curve[0]]
+        changed = "checksum" in result and result["checksum"] != checksum(config, curve, result)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"it is not a run ({type(error).__name__}: {error})") from None
+    if changed:
+        raise ValueError("it does not hold what was written")
 
 
 def checksum(config: dict[str, Any], curve: list[dict[str, Any]], result: dict[str, Any]) -> str:
@@ -96,6 +125,7 @@ class Folder:
 
         Raises UserError where it cannot be written, another process has it, or it holds another configuration.
         """
+        self._there = self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -121,6 +151,12 @@ class Folder:
             raise UserError(f"{self.path / CONFIG} differs from its folder's name in {', '.join(differ)}; move the folder away")
 
     def close(self) -> None:
+        """Lets others have the folder; one that was made here and in which nothing was trained is removed."""
+        with contextlib.suppress(OSError):  # whoever removes it meanwhile
+            if not self._there and {path.name for path in self.path.iterdir()} == {CONFIG, LOCK}:
+                (self.path / CONFIG).unlink()
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
         self._lock.release()
 
     @property
@@ -141,6 +177,7 @@ class Folder:
     def write_result(self, history: list[dict], result: dict[str, Any], trainable: dict[str, np.ndarray],
                      identity: dict[str, str]) -> None:
         """The trained parameters with what identifies their body, then the result; then no state is needed any more."""
+        result = result | {"trainable": digest(trainable)}
         write_whole(self.path / TRAINABLE, pack(trainable, identity))
         write_json(self.path / RESULT, result | {"checksum": checksum(self._stated, history, result)})
         self.remove_states()

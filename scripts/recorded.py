@@ -33,19 +33,16 @@ def read(file: Path) -> list[Run]:
 
     Raises UserError naming the line that is no run, that was changed since it was recorded, or that repeats a run.
     """
-    from fpt.records import checksum
+    from fpt.records import check
 
     found: dict[str, Run] = {}
     for number, line in enumerate(file.read_text().splitlines(), 1):
         try:
             run = json.loads(line)
             name, config, curve, result = (run[part] for part in PARTS)
-            whole = "checksum" not in result or result["checksum"] == checksum(config, curve, result)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{file}, line {number} is not a run ({type(error).__name__}: {error}); collect the study "
-                            "again") from None
-        if not whole:
-            raise UserError(f"{file}, line {number} was changed since {name} was recorded; collect the study again")
+            check(config, curve, result)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"{file}, line {number}: {error}; collect the study again") from None
         if name in found:
             raise UserError(f"{file}, line {number} holds {name} a second time; remove one of the two")
         found[name] = run

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from fpt import roles
+from fpt.arrays import digest
 from fpt.bodies import GEOMETRIES
 from fpt.config import Config
 from fpt.model import build
-from fpt.parameters import Source, digest, model_of
+from fpt.parameters import Source, model_of
 from fpt.trainer import Condition, Trainer
 from tasks.bits import BitXor
 from tests.conftest import TINY

@@ -197,3 +197,32 @@ def test_a_run_on_a_task_of_ones_own_is_loaded_in_another_process(own):
     script = f"from fpt import load_run; print(load_run({str(own[0])!r}).task)"
     said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert said.returncode == 0 and "Own(" in said.stdout, said.stderr
+
+
+def test_parameters_that_are_not_those_of_the_result_are_refused(tiny_folder, tmp_path):
+    """Of the right names and shapes, and whole as a file."""
+    from fpt.arrays import pack, unpack
+
+    folder = run(tiny_folder, tmp_path)
+    trained, about = unpack(folder / "trainable.safetensors")
+    (folder / "trainable.safetensors").write_bytes(pack({name: np.zeros_like(value) for name, value in trained.items()}, about))
+    with pytest.raises(UserError, match="does not hold what the result is of"):
+        load_run(folder)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "5", "null", '{"test": 1}', "NaN", "[" * 100_000])
+@pytest.mark.parametrize("file", ["result.json", "metrics.jsonl"])
+def test_what_is_no_record_of_a_run_is_refused(tiny_folder, tmp_path, command, content, file):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = Config(XOR, str(tiny_folder), steps=1, batch=1, lr=1e-3, eval_every=1).record()
+    result = {"test": {"accuracy": 1.0}, "validation": {"accuracy": 1.0}, "floors": {}}
+    line = {"step": 0, "validation": {"accuracy": 1}}
+    for name, whole in (("config.json", config), ("metrics.jsonl", line), ("result.json", result)):
+        (folder / name).write_text(json.dumps(whole))
+    assert command("collect", folder, "--study", "s", "--records", tmp_path / "records")[0] == 0
+    (folder / file).write_text(content)
+    for arguments in (("collect", folder, "--study", "s", "--records", tmp_path / "other"), ("figure", folder)):
+        code, _, err = command(*arguments)
+        assert code == 2 and err.count("\n") == 1 and "damaged" in err
+    assert not (tmp_path / "other").exists()

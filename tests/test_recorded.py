@@ -115,10 +115,10 @@ def test_records_that_were_changed_cut_or_doubled_are_refused(tmp_path):
     line, file = json.dumps(one), tmp_path / "s.jsonl"
     file.write_text(line + "\n")
     assert read(file) == [one]
-    for content, said in ((line.replace('"accuracy": 0.5', '"accuracy": 0.6'), "line 1 was changed since one was recorded"),
-                          (line[:-9], "line 1 is not a run"), ("[1]", "line 1 is not a run"),
-                          ('{"run": "x"}', "line 1 is not a run"),
-                          (f"{line}\n{line}", "line 2 holds one a second time"), (f"{line}\n\n", "line 2 is not a run")):
+    for content, said in ((line.replace('"accuracy": 0.5', '"accuracy": 0.6'), "line 1: it does not hold what was written"),
+                          (line[:-9], "line 1: "), ("[1]", "line 1: "),
+                          ('{"run": "x"}', "line 1: "),
+                          (f"{line}\n{line}", "line 2 holds one a second time"), (f"{line}\n\n", "line 2: ")):
         file.write_text(content + "\n")
         with pytest.raises(UserError, match=said):
             read(file)
