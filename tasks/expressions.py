@@ -10,31 +10,21 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing import get_context
 
 from fpt.errors import UserError
+from tasks.law import OPERATOR_SHARE, Law
 
 # Symbol numbers: 0 fills up, 1 to 10 are the digits 0 to 9, then the operators, then the bracket that closes.
 PAD, ZERO, FIRST, CLOSE = 0, 1, 11, 15
 OPERATORS = ("MIN", "MAX", "MED", "SM")
 WORDS = ("", *"0123456789", *(f"[{name}" for name in OPERATORS), "]")
 NUMBERS = {word: number for number, word in enumerate(WORDS) if word}
-OPERATOR_SHARE = 0.25
 BLOCK = 500  # accepted expressions that one process draws at a time, from a generator of their own
-
-
-@dataclass(frozen=True)
-class Law:
-    """What is drawn: lengths count 1 for a digit and 2 for an operator, which is the number of bracketed symbols."""
-
-    shortest: int
-    longest: int
-    depth: int  # nodes at this depth are digits; the root has depth 1
-    arguments: int
 
 
 class _TooLong(Exception):
@@ -122,6 +112,8 @@ def _grow(generator: random.Random, law: Law, depth: int, symbols: list[int], op
 
 def draw_block(law: Law, seed: int, number: int) -> list[tuple[bytes, int]]:
     """Block `number` of a seed's expressions, each as bytes of bracketed symbols with its value."""
+    # Each level of nesting is a call, and has put down a symbol at least.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 1_000 + law.longest))
     generator = random.Random(f"listops {seed} {number}")
     return [(bytes(symbols), value) for symbols, value in (draw(generator, law) for _ in range(BLOCK))]
 
@@ -129,8 +121,10 @@ def draw_block(law: Law, seed: int, number: int) -> list[tuple[bytes, int]]:
 def draw_distinct(law: Law, seed: int, count: int, report: Callable[[int], None]) -> list[tuple[bytes, int]]:
     """The first `count` distinct expressions of a seed, in the order of their blocks, whatever the number of processes.
 
-    Uses every core.  report: called with the number that there are.  Raises UserError where the law has too few.
+    Uses every core.  report: called with the number that there are.  Raises UserError where the law has too few, and,
+    before anything is drawn, where it would take too long.
     """
+    law.check_time(-(-count // BLOCK) * BLOCK)
     found: dict[bytes, int] = {}
     for block in _blocks(law, seed):
         before = len(found)

@@ -19,13 +19,15 @@ import numpy as np
 from fpt.errors import UserError, nearest
 from fpt.files import cache_folder, sha256, write_whole
 from fpt.task import UNSCORED, Preset, Split, Task
-from tasks.expressions import CLOSE, FIRST, OPERATORS, WORDS, ZERO, Law, draw_distinct, evaluate, read, write
+from tasks.expressions import CLOSE, FIRST, OPERATORS, WORDS, ZERO, draw_distinct, evaluate, read, write
+from tasks.law import Law
 
 VERSION = 1  # of the generator: part of the cache's name
 SOURCES = ("generated", "lra")
 PUBLISHED = Law(shortest=501, longest=1_999, depth=10, arguments=10)
 # Split -> the Long Range Arena's file of it, and how many expressions that holds.
 FILES = {"train": ("basic_train.tsv", 96_000), "validation": ("basic_val.tsv", 2_000), "test": ("basic_test.tsv", 2_000)}
+LONGEST = 10_000  # tokens that may be asked for: each example is stored as so many bytes
 AT_ONCE = 4_096  # expressions that are summed up at once, for the sake of memory
 MOST_OPERATORS = 4  # operator arguments of the root that the floors tell apart
 
@@ -159,10 +161,12 @@ class ListOps(_Expressions):
         super().__post_init__()
         if not 1 <= self.shortest <= self.longest:
             raise UserError(f"listops: --shortest {self.shortest} must be between 1 and --longest {self.longest}")
+        if max(self.longest, self.arguments) > LONGEST:
+            raise UserError(f"listops: --longest and --arguments must be at most {LONGEST:,}")
         if self.depth < 2 or self.arguments < 2:
             raise UserError("listops: --depth and --arguments must be at least 2")
-        if self.shortest > 1 and self.longest < 4:
-            raise UserError("listops: --longest must be at least 4, the length of the shortest operation")
+        if self.source == "generated":
+            self.law.check_possible()
 
     @property
     def tokens(self) -> int:
