@@ -7,14 +7,17 @@ Generator and semantics: Nangia & Bowman 2018, with the settings of the Long Ran
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
 
 from fpt.errors import UserError
 from tasks.law import OPERATOR_SHARE, Law
@@ -25,6 +28,12 @@ OPERATORS = ("MIN", "MAX", "MED", "SM")
 WORDS = ("", *"0123456789", *(f"[{name}" for name in OPERATORS), "]")
 NUMBERS = {word: number for number, word in enumerate(WORDS) if word}
 BLOCK = 500  # accepted expressions that one process draws at a time, from a generator of their own
+
+_no_more = threading.Event()  # set in a process that draws once nobody waits for its blocks
+
+
+class _NoMore(Exception):
+    """Nobody waits for what is being drawn."""
 
 
 class _TooLong(Exception):
@@ -83,6 +92,8 @@ def draw(generator: random.Random, law: Law) -> tuple[list[int], int]:
     The root is an operator wherever a digit alone would be too short, which changes the number of draws only.
     """
     while True:
+        if _no_more.is_set():
+            raise _NoMore
         symbols: list[int] = []
         try:
             value = _grow(generator, law, 1, symbols, law.shortest > 1)
@@ -126,33 +137,68 @@ def draw_distinct(law: Law, seed: int, count: int, report: Callable[[int], None]
     """
     law.check_time(-(-count // BLOCK) * BLOCK)
     found: dict[bytes, int] = {}
-    for block in _blocks(law, seed):
-        before = len(found)
-        for symbols, value in block:
-            found.setdefault(symbols, value)
-        if len(found) >= count:
-            break
-        if len(found) - before < BLOCK // 50:
-            raise UserError(f"listops: there are hardly more than {len(found):,} expressions of {law.shortest} to "
-                            f"{law.longest} tokens; ask for fewer, or for longer ones")
-        report(len(found))
+    with contextlib.closing(_blocks(law, seed)) as blocks:
+        for block in blocks:
+            before = len(found)
+            for symbols, value in block:
+                found.setdefault(symbols, value)
+            if len(found) >= count:
+                break
+            if len(found) - before < BLOCK // 50:
+                raise UserError(f"listops: there are hardly more than {len(found):,} expressions of {law.shortest} to "
+                                f"{law.longest} tokens; ask for fewer, or for longer ones")
+            report(len(found))
     return list(found.items())[:count]
 
 
 def _blocks(law: Law, seed: int) -> Iterator[list[tuple[bytes, int]]]:
     """Blocks 0, 1, 2, ... as they are ready, a few ahead of the reader."""
     processes = os.cpu_count() or 1
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    context = get_context("spawn")
+    orders, to_give = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(processes, context, _listen, (orders,))
+
+    def submit(number: int) -> Future:
+        with _interrupts_held_back():  # it may start a process
+            return pool.submit(draw_block, law, seed, number)
+
     try:
-        ahead = [pool.submit(draw_block, law, seed, number) for number in range(2 * processes)]
+        ahead = [submit(number) for number in range(2 * processes)]
         number = len(ahead)
         while True:
             block = ahead.pop(0).result()
-            ahead.append(pool.submit(draw_block, law, seed, number))
+            ahead.append(submit(number))
             number += 1
             yield block
     except BrokenProcessPool:
         raise UserError("listops is drawn by processes of its own, and they end at once; a script of your own that trains "
                         "on it must do so under `if __name__ == '__main__':`") from None
     finally:
+        os.write(to_give.fileno(), bytes(processes))
         pool.shutdown(wait=True, cancel_futures=True)
+        to_give.close()
+        orders.close()
+
+
+def _listen(orders: Connection) -> None:
+    """Makes this process give up its block at an order, which is a byte, and end when the one that started it has ended.
+
+    A process that gives up still answers: one that ended in the midst of an answer would leave the other waiting for the rest.
+    """
+    def obey() -> None:
+        if os.read(orders.fileno(), 1):  # nothing can be read where the other end has gone
+            _no_more.set()
+            parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=obey, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Keeps Ctrl-C waiting; processes that are started meanwhile never see it, and leave it to the one that started them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
