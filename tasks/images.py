@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from fpt.cache import cached
 from fpt.errors import UserError
-from fpt.files import cache_folder, write_whole
 from fpt.task import Preset, Split, Task
 from tasks import sources
 
@@ -68,26 +68,17 @@ class _Images(Task):
         }
 
     def _arrays(self, folder, report) -> dict[str, np.ndarray]:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file, save
+        def make() -> dict[str, np.ndarray]:
+            if folder is None:
+                size = sum(digest.size for digest in self.source.urls.values()) / 1e6
+                report(f"{self.source.name}: fetching {size:,.0f} MB from {', '.join(self.source.urls)}")
+            else:
+                report(f"{self.source.name}: decoding the files in {folder}")
+            from tasks.builders import build
 
-        path = cache_folder() / f"{self.source.name}-{self.source.digest[:16]}.safetensors"
-        try:
-            return load_file(path)
-        except FileNotFoundError:
-            pass
-        except SafetensorError:
-            report(f"{path} is damaged and is made again")
-        if folder is None:
-            size = sum(digest.size for digest in self.source.urls.values()) / 1e6
-            report(f"{self.source.name}: fetching {size:,.0f} MB from {', '.join(self.source.urls)}")
-        else:
-            report(f"{self.source.name}: decoding the files in {folder}")
-        from tasks.builders import build
+            return build(self.source, folder)
 
-        arrays = build(self.source, folder)
-        write_whole(path, save(arrays))
-        return arrays
+        return cached(f"{self.source.name}-images-{self.source.digest[:16]}", make, report)
 
     def _stored(self, images: np.ndarray) -> np.ndarray:
         return images

@@ -7,8 +7,6 @@ its vocabulary's order, which hung on Python's hash seed, is fixed here.
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from fpt.cache import cached
 from fpt.errors import UserError, nearest
-from fpt.files import cache_folder, sha256, write_whole
+from fpt.files import sha256
 from fpt.task import UNSCORED, Preset, Split, Task
 from tasks.expressions import CLOSE, FIRST, OPERATORS, WORDS, ZERO, draw_distinct, evaluate, read, write
 from tasks.law import Law
@@ -63,7 +62,7 @@ class _Expressions(Task):
             return _arrays(draw_distinct(law, self.data_seed, wanted, tell), law.longest)
 
         settings = (law.shortest, law.longest, law.depth, law.arguments, self.train_examples, self.held_out, self.data_seed)
-        kept = _cached("-".join(map(str, settings)), make, report)
+        kept = cached(f"listops/v{VERSION}-{'-'.join(map(str, settings))}", make, report)
         cuts = {"validation": slice(0, self.held_out), "test": slice(self.held_out, 2 * self.held_out),
                 "train": slice(2 * self.held_out, None)}
         return {split: (kept["symbols"][cut], kept["values"][cut]) for split, cut in cuts.items()}
@@ -82,7 +81,7 @@ class _Expressions(Task):
                 report(f"{self.name}: reading {file}, once")
                 return _arrays(_read_published(file, lines), PUBLISHED.longest)
 
-            kept = _cached(f"lra-{sha256(file)[:16]}", make, report)
+            kept = cached(f"listops/v{VERSION}-lra-{sha256(file)[:16]}", make, report)
             fits = (kept["symbols"] != 0).sum(axis=1) <= self.longest_published
             if not fits.all():
                 report(f"{self.name}: {1 - fits.mean():.1%} of {base} are longer than {self.longest_published} tokens "
@@ -228,22 +227,6 @@ class ListOpsOriginal(_Expressions):
     def show(self, example, target) -> str:
         symbols = [int(symbol) for symbol in example if symbol]
         return f"{write(symbols)} ... = {int(target[0])}   ({len(symbols)} of {self.tokens} tokens)".replace("[", "")
-
-
-def _cached(name: str, make: Callable[[], dict[str, np.ndarray]], report: Callable[[str], None]) -> dict[str, np.ndarray]:
-    """What `make` gives, made once for each name, then read from the cache folder."""
-    file = cache_folder() / "listops" / f"v{VERSION}-{name}.npz"
-    try:
-        with np.load(file) as kept:
-            return {key: kept[key] for key in ("symbols", "values")}
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        report(f"{file} is damaged; making it again")
-    arrays, packed = make(), io.BytesIO()
-    np.savez_compressed(packed, **arrays)
-    write_whole(file, packed.getvalue())
-    return arrays
 
 
 def _arrays(drawn: list[tuple[bytes, int]], longest: int) -> dict[str, np.ndarray]:

@@ -171,7 +171,7 @@ def test_the_cache_is_read_and_a_damaged_one_is_made_again(small, data, cache):
     said = []
     again = small.load(None, said.append)
     assert not said and (again["train"].inputs == data["train"].inputs).all()
-    file = next((cache / "listops").glob("*-4-40-*.npz"))
+    file = next((cache / "listops").glob("*-4-40-*.safetensors"))
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     again = small.load(None, said.append)
@@ -182,7 +182,7 @@ def test_the_cache_is_read_and_a_damaged_one_is_made_again(small, data, cache):
 def test_the_caches_name_holds_the_settings(small, cache):
     other = ListOps(shortest=4, longest=40, train_examples=500, held_out=400, data_seed=1)
     assert len(other.load(None, lambda line: None)["train"].inputs) == 500
-    assert len(list((cache / "listops").glob("*-4-40-*.npz"))) == 2
+    assert len(list((cache / "listops").glob("*-4-40-*.safetensors"))) == 2
 
 
 def test_the_last_real_token_is_read(small, data):
