@@ -1,4 +1,4 @@
-"""Arrays that can be made again, kept in the cache folder; a file that is not whole is not believed."""
+"""Writing to the cache folder; and arrays that are kept there, and made again where they are not what was written."""
 
 from __future__ import annotations
 
@@ -29,15 +29,32 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]], report: Callabl
         pass
     except Exception:  # a damaged file may make the reader raise anything
         report(f"{path} is damaged; making it again")
-    _check_writable(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder where a file belongs; remove it, {ELSEWHERE}")
+    make_folder(path.parent)
     arrays = make()
     from safetensors.numpy import save
 
-    try:
-        write_whole(path, save(arrays, {"sha256": _digest(name, arrays)}))
-    except UserError as error:
-        raise UserError(f"{error}, {ELSEWHERE}") from error
+    write(path, save(arrays, {"sha256": _digest(name, arrays)}))
     return arrays
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder of the cache.  Raises UserError, which names FPT_CACHE, where it cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; make it writable, {ELSEWHERE}") from error
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file of the cache whole or not at all; where that fails, the UserError names FPT_CACHE."""
+    try:
+        write_whole(path, content)
+    except UserError as error:
+        raise UserError(f"{error} with FPT_CACHE") from error
 
 
 def _read(path: Path, name: str) -> dict[str, np.ndarray]:
@@ -58,14 +75,3 @@ def _digest(name: str, arrays: dict[str, np.ndarray]) -> str:
     for _, array in sorted(arrays.items()):
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
-
-
-def _check_writable(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder where a file belongs; remove it, {ELSEWHERE}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to {path.parent}: {error.strerror}; make it writable, {ELSEWHERE}") from error

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -19,13 +20,16 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from fpt.cache import make_folder, write
 from fpt.errors import UserError
-from fpt.files import cache_folder, sha256, write_whole
+from fpt.files import cache_folder, sha256
 
 END = "<|endoftext|>"  # before each document and after the last
 HELD_OUT, VALIDATION = 50, 100  # one document in so many
 DOCUMENTS_AT_ONCE = 512
 VERSION = 1  # of what is in the cache
+FILES = ("train.npy", "validation.npy", "heldout.npy", "tokenizer.json", "successor.npy", "floors.json")
+MANIFEST = "manifest.json"  # written last
 
 
 @dataclass(frozen=True)
@@ -81,18 +85,39 @@ def prepare(folder: Path | None, vocabulary: int, tokenizer: Path | None, report
     if tokenizer and not tokenizer.is_file():
         raise UserError(f"no tokenizer at {tokenizer}; --tokenizer takes a tokenizer.json")
     try:
-        stated = [VERSION, sha256(tokenizer) if tokenizer else vocabulary, *((file.name, sha256(file)) for file in files)]
-        kept = cache_folder() / "text" / hashlib.sha256(json.dumps(stated).encode()).hexdigest()[:16]
-        kept.mkdir(parents=True, exist_ok=True)
-        with FileLock(kept / ".lock"):
-            if not (kept / "floors.json").is_file():  # written last
-                _prepare(files, vocabulary, tokenizer, kept, report)
+        stated = [VERSION, sha256(tokenizer) if tokenizer else vocabulary, *([file.name, sha256(file)] for file in files)]
     except OSError as error:
-        raise UserError(f"{error.filename or home} cannot be used: {error.strerror}") from None
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
+    kept = cache_folder() / "text" / hashlib.sha256(json.dumps(stated).encode()).hexdigest()[:16]
+    make_folder(kept)
+    try:
+        with FileLock(kept / ".lock"):
+            if not _is_whole(kept, stated, report):
+                _prepare(files, vocabulary, tokenizer, kept, report)
+                write(kept / MANIFEST, _manifest(kept, stated))
+    except OSError as error:
+        raise UserError(f"{error.filename or kept} cannot be used: {error.strerror}; remove it, or name another folder with "
+                        "FPT_CACHE") from None
     text = Text(kept)
     if (found := text.tokenizer.get_vocab_size()) != vocabulary:
         raise _misfit(tokenizer, found, vocabulary)
     return text
+
+
+def _is_whole(kept: Path, stated: list, report: Callable[[str], None]) -> bool:
+    """Whether a folder of the cache is as it was written; `report` is told where that is no longer so."""
+    if not (kept / MANIFEST).exists():
+        return False
+    with contextlib.suppress(OSError):
+        if (kept / MANIFEST).read_bytes() == _manifest(kept, stated):
+            return True
+    report(f"{kept} is damaged; making it again")
+    return False
+
+
+def _manifest(kept: Path, stated: list) -> bytes:
+    """What a folder of the cache was made of, and the SHA-256 of each of its files."""
+    return json.dumps({"of": stated, "files": {name: sha256(kept / name) for name in FILES}}, indent=1).encode()
 
 
 def _misfit(tokenizer: Path | None, found: int, vocabulary: int) -> UserError:
@@ -135,7 +160,7 @@ def _prepare(files: list[Path], vocabulary: int, tokenizer: Path | None, kept: P
     streams = {name: _encode(learnt, found) for name, found in documents.items()}
     for name, tokens in streams.items():
         _save(kept / f"{name}.npy", tokens)
-    write_whole(kept / "tokenizer.json", learnt.to_str().encode())
+    write(kept / "tokenizer.json", learnt.to_str().encode())
     counts = Bigrams(streams["train"], learnt.get_vocab_size())
     _save(kept / "successor.npy", counts.successor())
     text, held = Text(kept), "".join(documents["heldout"])
@@ -147,7 +172,7 @@ def _prepare(files: list[Path], vocabulary: int, tokenizer: Path | None, kept: P
     per_byte = 1 / math.log(2) / len(held)
     floors = {name: nats.sum() * per_byte for name, nats in counts.losses(streams["heldout"]).items()}
     floors["xz"] = 8 * len(lzma.compress(held, preset=9 | lzma.PRESET_EXTREME)) / len(held)
-    write_whole(kept / "floors.json", json.dumps(floors).encode())
+    write(kept / "floors.json", json.dumps(floors).encode())
 
 
 def _documents(file: Path) -> Iterator[str]:
@@ -205,7 +230,7 @@ def _encode(tokenizer, documents: list[str]) -> np.ndarray:
 def _save(path: Path, array: np.ndarray) -> None:
     packed = io.BytesIO()
     np.save(packed, array)
-    write_whole(path, packed.getvalue())
+    write(path, packed.getvalue())
 
 
 class Bigrams:

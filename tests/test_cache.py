@@ -11,7 +11,8 @@ import fpt.cache
 from fpt.cache import cached
 from fpt.errors import UserError
 from fpt.task import Split
-from tasks import builders, expressions, images, listops, logistic
+from tasks import builders, expressions, images, listops, logistic, text
+from tests.corpus import jsonl, prose, text_folder
 
 ARRAYS = {"a": np.arange(6, dtype=np.uint8).reshape(2, 3), "b": np.array([1.5, -2], np.float32), "none": np.zeros((0, 3))}
 
@@ -102,7 +103,19 @@ def test_a_full_disk_is_one_line_that_names_the_way_out(cache, monkeypatch):
         cached("some", lambda: ARRAYS, print)
 
 
-def _fill(folder, barrier):
+def _two_at_once(target, *arguments):
+    """Exit codes of two processes that run `target` from the same moment on."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    both = [context.Process(target=target, args=(barrier, *arguments)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    return [process.exitcode for process in both]
+
+
+def _fill(barrier, folder):
     os.environ["FPT_CACHE"] = str(folder)
     barrier.wait()
     for number in range(20):
@@ -111,14 +124,7 @@ def _fill(folder, barrier):
 
 
 def test_two_processes_may_fill_a_cache_at_once(cache):
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(2)
-    both = [context.Process(target=_fill, args=(cache, barrier)) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join()
-    assert [process.exitcode for process in both] == [0, 0] and len(list(cache.iterdir())) == 20
+    assert _two_at_once(_fill, cache) == [0, 0] and len(list(cache.iterdir())) == 20
 
 
 # Each kind of what is kept
@@ -166,3 +172,60 @@ def test_a_flipped_bit_of_each_kind_is_noticed(kind, cache, monkeypatch, tmp_pat
         assert f"{path} is damaged; making it again" in [*said, *capsys.readouterr().err.splitlines()]
         assert all(np.array_equal(*parts) for name in expected for parts in zip(found[name], expected[name]))
         assert path.read_bytes() == whole
+
+
+def test_a_flipped_bit_of_a_prepared_text_is_noticed(cache, monkeypatch, tmp_path, quick):
+    monkeypatch.setattr(text.lzma, "compress", lambda content, preset: content)  # takes a tenth of a second
+    data = text_folder(tmp_path, a_jsonl=jsonl(prose(120, words=2)))
+    folder = text.prepare(data, 257, None, lambda line: None).folder
+    whole = {path: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
+    assert len(whole) == 7
+    draw = random.Random(2)
+    damaged = [(path, _flipped(content, draw.randrange(len(content)), draw.randrange(8)))
+               for path, content in whole.items() for _ in range(15)]
+    damaged += [(path, content[: len(content) // 2]) for path, content in whole.items()]
+    damaged += [(path, b"") for path in whole]
+    for path, content in damaged:
+        path.write_bytes(content)
+        said = []
+        text.prepare(data, 257, None, said.append)
+        assert said[0] == f"{folder} is damaged; making it again"
+        assert {path: path.read_bytes() for path in whole} == whole
+
+
+def test_a_prepared_text_that_is_another_s_or_lacks_a_file_is_made_again(cache, tmp_path):
+    def prepared(seed):
+        data = text_folder(tmp_path / str(seed), a_jsonl=jsonl(prose(120, words=2, seed=seed)))
+        return lambda: text.prepare(data, 257, None, said.append)
+
+    said, one, other = [], prepared(0), prepared(1)
+    folder, others = one().folder, other().folder
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for harm in (lambda: [(folder / path.name).write_bytes(path.read_bytes()) for path in others.iterdir()],
+                 lambda: (folder / "successor.npy").unlink()):
+        harm()
+        said.clear()
+        one()
+        assert "damaged" in said[0] and {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+@pytest.mark.parametrize("name", ["train.npy", ".lock", "manifest.json"])
+def test_a_folder_in_the_place_of_a_prepared_file_is_one_line(cache, tmp_path, name):
+    data = text_folder(tmp_path, a_jsonl=jsonl(prose(120, words=2)))
+    path = text.prepare(data, 257, None, print).folder / name
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    with pytest.raises(UserError, match=f"{name}.*FPT_CACHE") as caught:
+        text.prepare(data, 257, None, print)
+    assert "\n" not in str(caught.value)
+
+
+def _prepare_text(barrier, folder, data):
+    os.environ["FPT_CACHE"] = str(folder)
+    barrier.wait()
+    assert len(text.prepare(data, 257, None, print).stream("train")) > 100
+
+
+def test_two_processes_may_prepare_a_text_at_once(cache, tmp_path):
+    data = text_folder(tmp_path, a_jsonl=jsonl(prose(120, words=2)))
+    assert _two_at_once(_prepare_text, cache, data) == [0, 0]
