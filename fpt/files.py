@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,17 +103,46 @@ def data_folder(named: Path | str | None) -> Path | None:
     Raises UserError where it is no folder, also where what it should hold is in the cache already.
     """
     folder = named or os.environ.get("FPT_DATA")
-    if folder and not Path(folder).expanduser().is_dir():
+    if not folder:
+        return None
+    found = _expanded(folder, "--data-dir or FPT_DATA")
+    if not found.is_dir():
         raise UserError(f"no folder {folder}: --data-dir or FPT_DATA names the folder that holds mnist/, cifar10/, listops/ "
                         "or text/")
-    return Path(folder).expanduser() if folder else None
+    return found
 
 
 def cache_folder() -> Path:
-    """Where decoded and generated data are kept: `FPT_CACHE`, else `fpt` in the user's cache folder.
+    """Where decoded and generated data are kept: `FPT_CACHE`, else `fpt` in the user's cache folder, else `fpt-UID` in the
+    temporary folder, which is made and must be this user's alone: code that was compiled is kept in it too.
 
-    Everything in it can be made again; it may be deleted at any time.
+    Everything in it can be made again; it may be deleted at any time.  Raises UserError where there is no such folder.
     """
     if named := os.environ.get("FPT_CACHE"):
+        return _expanded(named, "FPT_CACHE")
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return _expanded(named, "XDG_CACHE_HOME") / "fpt"
+    try:
+        return Path.home() / ".cache" / "fpt"
+    except RuntimeError:  # in a container, say, whose user is in no list
+        return _own_temporary_folder()
+
+
+def _expanded(named: Path | str, by: str) -> Path:
+    try:
         return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fpt"
+    except RuntimeError:
+        raise UserError(f"{by} names {named}, but there is no such home folder; name the folder without ~") from None
+
+
+def _own_temporary_folder() -> Path:
+    try:
+        folder = Path(tempfile.gettempdir()) / f"fpt-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise UserError(f"there is no home folder, nor a temporary one to write to ({error.strerror}); name a folder for what is "
+                        "made once with FPT_CACHE") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise UserError(f"{folder} is a link, or somebody else can write to it; remove it, or name another folder with FPT_CACHE")
+    return folder
