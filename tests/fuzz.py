@@ -7,6 +7,8 @@ traceback, and never another content.  `test_fuzz.py` runs a hundred of these ea
 from __future__ import annotations
 
 import collections
+import contextlib
+import json
 import os
 import random
 import shutil
@@ -116,10 +118,13 @@ def targets(home: Path) -> list[Target]:
 
     from fpt import Config, checkpoint, load_body, load_run, train
     from fpt.bodies import Geometry
+    from fpt.cache import cached
     from fpt.model import draw_body
     from fpt.records import Folder, summary
     from tasks.bits import BitXor
+    from tasks.text import prepare
 
+    quiet = lambda line: None
     task, geometry = BitXor(bits=3), Geometry(layers=1, width=16, heads=2, positions=16, vocabulary=11)
     checkpoint.write(home / "body", geometry, draw_body(geometry, jax.random.key(5)))
     checkpoint.seal(home / "body")
@@ -146,14 +151,55 @@ def targets(home: Path) -> list[Target]:
         taken.close()
         return [(step, stack, taken.read_state(step)) for step, stack in taken.begun()]
 
+    kept = home / "cache"
+    made = {"symbols": np.arange(40, dtype=np.uint8).reshape(5, 8), "values": np.arange(5)}
+    corpus(home / "data")
+
+    def read_arrays(folder: Path):
+        with cache_at(folder):
+            return cached("made", lambda: made, quiet)
+
+    def read_text(folder: Path):
+        with cache_at(folder):
+            text = prepare(home / "data", 300, None, quiet)
+            return [np.asarray(text.stream(name)) for name in ("train", "validation", "heldout")] + [
+                text.floors, text.successor, text.tokenizer.to_str()]
+
+    read_arrays(kept)
+    read_text(kept)
+    texts = tuple(str(path.relative_to(kept)) for path in sorted(kept.glob("text/*/*.*")) if path.name != ".lock")
     read_body = lambda folder: dict(load_body(folder).parameters)
     states = tuple(sorted(file.name for file in begun.states().values()))
     files = ("config.json", "metrics.jsonl", "result.json", "trainable.safetensors", "frozen.safetensors")
     return [
         Target("checkpoint", home / "body", ("model.safetensors", "config.json", "model.safetensors.sha256"), read_body),
         Target("run", finished, files, read_run),
+        Target("cached arrays", kept, ("made.safetensors",), read_arrays),
+        Target("cached text", kept, texts, read_text),
         Target("states", begun.path, ("config.json", *states), read_begun, spare=states),
     ]
+
+
+@contextlib.contextmanager
+def cache_at(folder: Path) -> Iterator[None]:
+    """Has the cache lie in a folder for a while."""
+    before = os.environ.get("FPT_CACHE")
+    os.environ["FPT_CACHE"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("FPT_CACHE")
+        if before is not None:
+            os.environ["FPT_CACHE"] = before
+
+
+def corpus(folder: Path) -> None:
+    """Writes some two hundred short documents as a data folder's text."""
+    draw = random.Random(0)
+    lines = [json.dumps({"text": " ".join(draw.choices(("the", "frozen", "body", "copies", "what", "it", "has", "seen"), k=12))})
+             for _ in range(200)]
+    (folder / "text").mkdir(parents=True)
+    (folder / "text" / "train.jsonl").write_text("\n".join(lines))
 
 
 def fuzz(count: int, seed: int, home: Path) -> Iterator[tuple[str, str, str, str]]:

@@ -6,4 +6,5 @@ from tests.fuzz import fuzz
 def test_what_is_damaged_is_refused_or_read_as_it_was(tmp_path):
     outcomes = list(fuzz(100, seed=20, home=tmp_path))
     assert [outcome for outcome in outcomes if outcome[-1] not in ("refused", "same")] == []
-    assert sum(outcome[-1] == "refused" for outcome in outcomes) > 60
+    lasting = [outcome for target, *_, outcome in outcomes if not target.startswith("cached")]  # a cache is made again
+    assert lasting.count("refused") > 0.7 * len(lasting)
