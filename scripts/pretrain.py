@@ -28,8 +28,8 @@ from tasks.text import END
 TaskType = TypeVar("TaskType", bound=Task)
 KINDS = ("language", "copy", "task", "self")
 STORED = ("float32", "float16")
-# Of a body that is trained on a task: not one that people train with.  A fresh input layer is a function of the seed, and the
-# body has grown around its own; frozen under the same seed, it would find it again and know the answers at step 0.
+# Of a body that is trained on a task: not one that people train with, since no run may freeze a body under the seed that it
+# grew under (see `fpt.run.train`).
 SEED = 1_000_000
 PROVENANCE = "pretraining.json"  # the run that a checkpoint comes from: configuration, curve and result
 

@@ -49,8 +49,7 @@ class _Images(Task):
     def load(self, folder=None, report=print) -> dict[str, Split]:
         """The official test images, and the training images less `validation` of them, each in a fixed random order.
 
-        The order matters because a split may be cut short: in MNIST's official order the first half of the test
-        images is the harder one.  Decoded files are kept in the cache folder under the digest of the official files;
+        Which images are held out for validation follows from that order.  Decoded files are kept in the cache folder under the digest of the official files;
         once they are there, `folder` is not read.
         """
         arrays = self._arrays(folder, report)
