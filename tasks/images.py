@@ -49,8 +49,8 @@ class _Images(Task):
     def load(self, folder=None, report=print) -> dict[str, Split]:
         """The official test images, and the training images less `validation` of them, each in a fixed random order.
 
-        Which images are held out for validation follows from that order.  Decoded files are kept in the cache folder under the digest of the official files;
-        once they are there, `folder` is not read.
+        Which images are held out for validation follows from that order.  Decoded files are kept in the cache folder under
+        the digest of the official files; once they are there, `folder` is not read.
         """
         arrays = self._arrays(folder, report)
 
