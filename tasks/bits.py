@@ -122,12 +122,12 @@ class BitMemory(_Bits):
         counted = (strings > 0).sum(axis=1) * 2 - self.strings  # above zero: more ones than zeros
         voted = np.where(query != 0, query > 0, counted > 0) == targets
         hidden = query == 0
-        return {
+        floors = {
             "majority": float(max(targets.mean(), 1 - targets.mean())),
             "copy visible": float(np.where(hidden, targets == (targets.mean() > 0.5), True).mean()),
             "copy visible, vote on hidden": float(voted.mean()),
-            "hidden/vote": float(voted[hidden].mean()),
         }
+        return floors | ({"hidden/vote": float(voted[hidden].mean())} if hidden.any() else {})
 
     def _row_name(self, row: int) -> str:
         return "query" if row == self.strings else f"string {row + 1}"

@@ -24,6 +24,10 @@ def on_own_inputs(task: type[Task]) -> type[Task]:
         presets = task.presets
         pad = None  # all tokens are read, also where they fill up
 
+        def __post_init__(self):  # the base refuses its own impossible sizes
+            if self.base.tokens < 2:
+                raise UserError(f"{self.name}: an example is one token, which has no next one; choose other sizes")
+
         @cached_property
         def base(self) -> Task:
             return task(**self.settings())
@@ -78,7 +82,7 @@ def on_own_inputs(task: type[Task]) -> type[Task]:
 
         def floors(self, data, examples) -> dict[str, float]:
             counted = examples.targets[examples.targets != UNSCORED]
-            return {"majority": float(np.bincount(counted).max() / counted.size)}
+            return {"majority": float(np.bincount(counted, minlength=1).max() / max(1, counted.size))}
 
         def show(self, example, target) -> str:
             return " ".join(map(str, np.asarray(self.base.symbols(example[None]))[0].tolist()))

@@ -156,6 +156,9 @@ def _prepare(files: list[Path], vocabulary: int, tokenizer: Path | None, kept: P
         raise UserError(f"{tokenizer} has no {END}, which parts documents")
     if tokenizer and learnt.get_vocab_size() != vocabulary:
         raise _misfit(tokenizer, learnt.get_vocab_size(), vocabulary)
+    if (last := max(learnt.get_vocab().values())) >= learnt.get_vocab_size():
+        raise UserError(f"{tokenizer} has {learnt.get_vocab_size()} entries, the last of which is number {last}; only numbers "
+                        "without gaps can be used")
     report("cutting the text into tokens")
     streams = {name: _encode(learnt, found) for name, found in documents.items()}
     for name, tokens in streams.items():

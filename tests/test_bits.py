@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fpt.errors import UserError
+from fpt.task import Split
 from tasks.bits import BitMemory, BitXor
 
 MEMORY = BitMemory(strings=5, bits=50, patch=10)
@@ -109,6 +110,12 @@ def test_floors_of_memory_are_the_expected_shares():
     assert floors["hidden/vote"] == pytest.approx(11 / 16, abs=0.002)
     assert floors["copy visible"] == pytest.approx(0.75, abs=0.002)
     assert floors["copy visible, vote on hidden"] == pytest.approx(0.5 + 11 / 32, abs=0.002)
+
+
+def test_where_no_bit_is_hidden_there_is_no_floor_of_the_hidden(recwarn):
+    examples = Split(np.ones((1, 6, 1), np.int8), np.ones((1, 1), np.int32))
+    assert list(BitMemory(bits=1, patch=1).floors({}, examples)) == ["majority", "copy visible", "copy visible, vote on hidden"]
+    assert not recwarn
 
 
 def test_hidden_slice_is_the_hidden_bits():

@@ -89,6 +89,15 @@ def _changed(data, **change):
     return data / "other.json"
 
 
+def test_a_tokenizer_whose_numbers_have_gaps_is_refused(tmp_path):
+    data = text_folder(tmp_path, a_jsonl=ENOUGH)
+    stated = json.loads(prepare(data, 257, None, print).vocabulary_file.read_text())
+    stated["model"]["vocab"]["Ġ"] = 1_000
+    (tmp_path / "other.json").write_text(json.dumps(stated))
+    with pytest.raises(UserError, match="other.json has 257 entries, the last of which is number 1000"):
+        prepare(data, 257, tmp_path / "other.json", print)
+
+
 def test_how_long_a_tokenizer_lets_texts_be_is_ignored(tmp_path):
     data = text_folder(tmp_path, a_jsonl=ENOUGH)
     cut = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
