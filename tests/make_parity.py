@@ -2,6 +2,8 @@
 
 For each activation a tiny GPT-2 of transformers with weights drawn by numpy: inputs, the last hidden states, the
 attention maps; and for one, a full model's gradients by what is trained, and the values after one clipped Adam step.
+Where torch is installed, test_parity also compares several steps of which some are clipped, which one step cannot show:
+the first that Adam takes is the same whatever the gradient is scaled by.
 """
 
 from pathlib import Path
@@ -16,7 +18,7 @@ from fpt.model import body_shapes
 FOLDER = Path(__file__).parent / "parity"
 SMALL = {"layers": 2, "width": 16, "heads": 2, "positions": 12, "vocabulary": 3}
 BATCH, TOKENS, WIDTH, CLASSES = 3, 7, 5, 4
-RATE = 1e-3
+RATE, FIRST_BATCH = 1e-3, 2
 
 
 def weights(geometry: Geometry, seed: int = 0) -> dict[str, np.ndarray]:
@@ -36,7 +38,7 @@ def ends(geometry: Geometry, seed: int = 1) -> dict[str, np.ndarray]:
     return {name: (0.3 * draw.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
 
 
-def batch(seed: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def batch(seed: int = FIRST_BATCH) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(seed)
     return draw.standard_normal((BATCH, TOKENS, WIDTH), np.float32), draw.integers(0, CLASSES, (BATCH, 1)).astype(np.int32)
 
@@ -64,8 +66,12 @@ def looked_at(geometry: Geometry, values: dict[str, np.ndarray], embeds: np.ndar
     return {"hidden": out.last_hidden_state.numpy(), "maps": torch.stack(out.attentions).numpy()}
 
 
-def stepped(geometry: Geometry, body: dict[str, np.ndarray], layers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`gradient/NAME` and `after/NAME` of the fpt set: one step of torch's Adam after clipping to a joint norm of 1."""
+def stepped(geometry: Geometry, body: dict[str, np.ndarray], layers: dict[str, np.ndarray], steps: int = 1,
+            clip: float = 1.0) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Steps of torch's Adam on the fpt set, each after clipping to a joint norm; and those norms before they were clipped.
+
+    `gradient/NAME` is the first step's, `after/NAME` the value after the last; each step has a batch of its own.
+    """
     import torch
 
     from fpt.roles import parse
@@ -74,7 +80,7 @@ def stepped(geometry: Geometry, body: dict[str, np.ndarray], layers: dict[str, n
     first, last = torch.nn.Linear(WIDTH, geometry.width), torch.nn.Linear(geometry.width, CLASSES)
     for layer, name in ((first, "input"), (last, "output")):
         layer.weight.data = torch.from_numpy(layers[f"{name}/kernel"].T.copy())
-        layer.bias.data = torch.from_numpy(layers[f"{name}/bias"])
+        layer.bias.data = torch.from_numpy(layers[f"{name}/bias"].copy())
     named = dict(model.named_parameters())
     trained = {name: named[theirs(name)] for name in body if name in parse("fpt")}
     for parameter in named.values():
@@ -82,15 +88,19 @@ def stepped(geometry: Geometry, body: dict[str, np.ndarray], layers: dict[str, n
     trained |= {"input/kernel": first.weight, "input/bias": first.bias,
                 "output/kernel": last.weight, "output/bias": last.bias}
     optimizer = torch.optim.Adam(trained.values(), lr=RATE)
-    tokens, targets = batch()
-    logits = last(model(inputs_embeds=first(torch.from_numpy(tokens))).last_hidden_state[:, -1])
-    torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets[:, 0]).long()).backward()
     host = lambda tensor: tensor.detach().numpy()
     turned = lambda name, tensor: host(tensor).T if name in ("input/kernel", "output/kernel") else host(tensor)
-    found = {f"gradient/{name}": turned(name, parameter.grad).copy() for name, parameter in trained.items()}
-    torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
-    optimizer.step()
-    return found | {f"after/{name}": turned(name, parameter).copy() for name, parameter in trained.items()}
+    found, norms = {}, []
+    for number in range(steps):
+        tokens, targets = batch(FIRST_BATCH + number)
+        optimizer.zero_grad()
+        logits = last(model(inputs_embeds=first(torch.from_numpy(tokens))).last_hidden_state[:, -1])
+        torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets[:, 0]).long()).backward()
+        if not number:
+            found = {f"gradient/{name}": turned(name, parameter.grad).copy() for name, parameter in trained.items()}
+        norms.append(torch.nn.utils.clip_grad_norm_(trained.values(), clip).item())
+        optimizer.step()
+    return found | {f"after/{name}": turned(name, parameter).copy() for name, parameter in trained.items()}, norms
 
 
 def reference(activation: str) -> dict[str, np.ndarray]:
@@ -98,7 +108,7 @@ def reference(activation: str) -> dict[str, np.ndarray]:
     geometry = Geometry(**SMALL, activation=activation)
     embeds = np.random.default_rng(3).standard_normal((2, 9, geometry.width), np.float32)
     found = looked_at(geometry, weights(geometry), embeds)
-    return found | (stepped(geometry, weights(geometry), ends(geometry)) if activation == "gelu_new" else {})
+    return found | (stepped(geometry, weights(geometry), ends(geometry))[0] if activation == "gelu_new" else {})
 
 
 if __name__ == "__main__":

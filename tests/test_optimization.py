@@ -96,6 +96,38 @@ def test_weight_decay_moves_the_blocks_matrices_and_nothing_else(optimizer):
         np.testing.assert_allclose(updates[name], 0.5 * value if name in matrices else 0 * value, atol=1e-7, err_msg=name)
 
 
+def _clipped_adam(gradients, clip):
+    """What Adam (Kingma & Ba 2015) multiplies with the rate, step by step, for gradients clipped by their joint norm."""
+    mean = {name: np.zeros(value.shape) for name, value in gradients[0].items()}
+    square, steps = dict(mean), []
+    for number, gradient in enumerate(gradients, 1):
+        norm = math.sqrt(sum(np.square(value, dtype=np.float64).sum() for value in gradient.values()))
+        taken = {name: value * min(1.0, clip / norm) for name, value in gradient.items()}
+        mean = {name: 0.9 * mean[name] + 0.1 * value for name, value in taken.items()}
+        square = {name: 0.999 * square[name] + 0.001 * value**2 for name, value in taken.items()}
+        steps.append({name: mean[name] / (1 - 0.9**number) / (np.sqrt(square[name] / (1 - 0.999**number)) + 1e-8)
+                      for name in taken})
+    return steps
+
+
+@pytest.mark.parametrize("clip", [1.0, 2.5])
+def test_steps_are_adams_after_a_clip_of_the_joint_norm(clip):
+    """Over several steps, of which the clip changes some: at the first, Adam's step does not hang on the gradient's scale."""
+    noise = np.random.default_rng(0)
+    # One of them so small that what is added to the root of the second moment shows.
+    shapes = {"output/kernel": ((4, 3), 1.0), "output/bias": ((3,), 0.5), "body/ln_f/bias": ((5,), 1e-8)}
+    draw = lambda size: {name: (size * scale * noise.standard_normal(shape)).astype(np.float32)
+                         for name, (shape, scale) in shapes.items()}
+    gradients = [draw(size) for size in (0.1, 3.0, 0.2, 0.05, 30.0, 0.3)]
+    config = Config(Copying(), "tiny", steps=9, batch=1, lr=1.0, eval_every=1, clip=clip)
+    moved = transformation(config)
+    moments = moved.init(gradients[0])
+    for gradient, wanted in zip(gradients, _clipped_adam(gradients, clip)):
+        updates, moments = moved.update(gradient, moments, gradient)
+        for name, value in wanted.items():
+            np.testing.assert_allclose(updates[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
 def test_the_rate_rises_and_falls_as_stated():
     cosine = Config(Copying(), "gpt2-mini", steps=20, batch=1, lr=1.0, eval_every=1, warmup=4, decay="cosine")
     factors = [float(rate_factor(cosine, step)) for step in range(20)]
