@@ -1,6 +1,7 @@
 """What the load set receives: weights, draws with their statistics, or attention in closed form."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -120,7 +121,18 @@ def test_mimetic_products_are_near_the_identity(birth, sign):
         values = np.linalg.svd(product)[1]
         assert values[63] > 0.3 and values[64] < 1e-4  # as near as a matrix of this rank can be
         assert sign * np.trace(product) > 0.25 * 0.7 * width
+    for part in (query, key):
+        heads_of = np.split(part, heads, axis=1)
+        alike = [np.abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) for one, other in itertools.combinations(heads_of, 2)]
+        assert max(alike) < 0.2  # each head has draws of its own
     assert drawn[names[0]].dtype == np.float32
+
+
+@pytest.mark.parametrize("birth, sign", [("mimetic", 1), ("mimetic-language", -1)])
+def test_a_run_has_the_signs_that_its_birth_names(trained, birth, sign):
+    found, _ = made(trained[0], birth, load="attention")
+    query, key, value = np.split(found["body/h_1/attn/c_attn/kernel"], 3, axis=1)
+    assert sign * np.trace(query @ key.T) > 0 > sign * np.trace(value @ found["body/h_1/attn/c_proj/kernel"])
 
 
 def test_mimetic_attention_needs_no_checkpoint_and_leaves_the_rest_as_it_is(trained):

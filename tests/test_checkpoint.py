@@ -48,6 +48,13 @@ def test_what_is_written_is_read_back(folder):
     assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
 
+def test_arrays_in_another_order_are_written_as_they_are(tmp_path):
+    wanted = {name: np.asfortranarray(value) for name, value in draw_body(TINY, jax.random.key(5)).items()}
+    checkpoint.write(tmp_path / "body", TINY, wanted)
+    found = load_body(tmp_path / "body").parameters
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
 @pytest.mark.parametrize("dtype, far", [("float16", 1e-2), ("bfloat16", 5e-2)])
 def test_halves_are_read(folder, dtype, far):
     exact = load_body(folder)(EMBEDS)
@@ -66,6 +73,12 @@ def test_shards_under_an_index_are_read(folder):
     index = {"weight_map": {key: shard for shard, keys in shards.items() for key in keys}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert np.array_equal(load_body(folder)(EMBEDS), exact)
+    before = checkpoint.open_folder(folder).digest
+    for shard, keys in shards.items():
+        save_file({key: tensors[key] + (key == keys[-1]) for key in keys}, folder / shard)
+        assert checkpoint.open_folder(folder).digest != before, shard
+        save_file({key: tensors[key] for key in keys}, folder / shard)
+    assert checkpoint.open_folder(folder).digest == before
     (folder / "model-2.safetensors").unlink()
     refused(folder, "model-2.safetensors")
 

@@ -178,6 +178,23 @@ def test_what_is_not_finished_is_not_collected(runs, command, tmp_path):
     assert code == 0 and f"{left} is not finished, and left out" in out and "one.jsonl: 1 run" in out
 
 
+def test_an_option_may_be_written_with_an_equals_sign_or_without():
+    from scripts.command import option
+
+    for arguments in (["mnist", "--preset", "paper", "--lr", "1"], ["mnist", "--lr=1", "--preset=paper"]):
+        assert option(arguments, "--preset") == "paper"
+    assert option(["mnist", "--presets=paper", "--preset"], "--preset") is None
+
+
+def test_a_preset_brings_its_sizes():
+    from scripts.command import preset_of
+    from tasks.listops import ListOps
+
+    name, preset, task = preset_of(ListOps, ["--preset=paper"])
+    assert name == "paper" and preset.body == "gpt2" and task == ListOps(shortest=501, longest=1_024)
+    assert preset_of(ListOps, [])[::2] == ("laptop", ListOps())
+
+
 def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
     from scripts import command
     from tasks.bits import BitXor
@@ -187,7 +204,7 @@ def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
     config = Config.preset(BitXor(), load="body").record()
     config |= {"checkpoint": checkpoint.locate(config["body"]).digest}
     older = {name: value for name, value in config.items() if name not in ABSENT}  # as it was before these were settings
-    result = {"floors": {"majority": 0.5, "part/other": 0.9}, "seconds": 120, "runs_in_stack": 2}
+    result = {"floors": {"coin": 0.3, "majority": 0.5, "part/other": 0.9}, "seconds": 120, "runs_in_stack": 2}
     lines = [{"config": stated, "result": result | {"test": {"accuracy": accuracy}}}
              for stated, accuracy in ((older, 0.75), (config | {"seed": 1}, 1.0))]
     lines += [{"config": config | other, "result": result | {"test": {"accuracy": 0.1}}}

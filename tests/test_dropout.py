@@ -45,6 +45,12 @@ class Fixed(Task):
         return inputs
 
 
+class Symbols(Task):
+    """A task of symbols, as far as a model must know it."""
+
+    tokens, vocabulary, classes = TOKENS, 5, 2
+
+
 def batch_of(size):
     noise = np.random.default_rng(0)
     return Split(noise.standard_normal((size, TOKENS, WIDTH), np.float32), noise.integers(0, 2, (size, 1)).astype(np.int32))
@@ -74,8 +80,8 @@ def found(look):
     key, tokens = jax.random.key(3), batch_of(EXAMPLES).inputs
     positions = weights()["body/wpe"][:TOKENS]
     entering = look(weights(), tokens, key).hidden[0]
-    embedded = np.where(entering == 0, 0, entering * (1 - RATES["embedding"]) - positions)
-    pairs = {"embedding": (entering, embedded + positions), "input": (embedded[entering != 0], tokens[entering != 0])}
+    embedded = np.where(entering == 0, np.nan, entering * (1 - RATES["embedding"]) - positions)
+    pairs = {"embedding": (entering, embedded + positions), "input": (embedded, tokens)}
     for layer, branch in BRANCHES:
         # Attention then puts out its bias, whatever its weights' own dropout does.
         values = {name: 0 * value if "/c_attn/" in name else value for name, value in weights(f"body/h_{layer}/{branch}").items()}
@@ -88,7 +94,7 @@ def found(look):
 
 
 def mixed_with(look, layer, key):
-    """The attention weights that values are mixed with, and those before their dropout: [B, H, T, T] where t <= q.
+    """The attention weights [B, H, T, T] that values are mixed with, and those before their dropout; NaN where not known.
 
     Worked out of what attention adds to the residual stream, which is a mixture of as many values as there are tokens.
     """
@@ -111,27 +117,38 @@ def mixed_with(look, layer, key):
             mixture = added[example, head, query, left] * (1 - RATES["residual"])
             of = split(value)[example, head, : query + 1, left]
             used[example, head, query, : query + 1] = np.linalg.lstsq(of, mixture, rcond=None)[0]
-    known = ~np.isnan(used)
-    return np.where(np.abs(used[known]) < 1e-3 * seen.maps[layer][known], 0, used[known]), seen.maps[layer][known]
+    return np.where(np.abs(used) < 1e-3 * seen.maps[layer], 0, used), seen.maps[layer]
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_place_drops_the_share_that_its_rate_says_and_scales_up_the_rest(found, place):
     (after, before), rate = found[place], RATES[PLACES[place]]
-    kept = np.abs(after) > 1e-6
+    kept, dropped = np.abs(after) > 1e-6, np.abs(after) <= 1e-6
     np.testing.assert_allclose(after[kept], before[kept] / (1 - rate), rtol=2e-3, atol=1e-5)
-    assert abs((~kept).mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / kept.size)
+    count = kept.sum() + dropped.sum()
+    assert abs(dropped.sum() / count - rate) < 4 * np.sqrt(rate * (1 - rate) / count)
 
 
 def test_no_two_places_nor_two_examples_share_a_mask(found):
-    dropped = {place: np.abs(after) <= 1e-6 for place, (after, _) in found.items()}
-    whole = {place: mask for place, mask in dropped.items() if mask.shape == (EXAMPLES, TOKENS, WIDTH)}
-    assert len(whole) == 5
-    pairs = [*itertools.combinations(whole.values(), 2), (dropped["weights 0"][:900], dropped["weights 1"][:900]),
-             *((mask[::2], mask[1::2]) for mask in whole.values())]
+    """A mask is a function of the place's number in its array, whatever the array's shape."""
+    arrays = [after for after, _ in found.values()]
+    pairs = [*itertools.combinations(arrays, 2), *((array[::2], array[1::2]) for array in arrays)]
     for one, other in pairs:
+        size = min(one.size, other.size)
+        one, other = one.ravel()[:size], other.ravel()[:size]
+        known = ~np.isnan(one) & ~np.isnan(other)
+        one, other = np.abs(one[known]) <= 1e-6, np.abs(other[known]) <= 1e-6
         both = one.mean() * other.mean()
-        assert abs((one & other).mean() - both) < 5 * np.sqrt(both / one.size)
+        assert abs((one & other).mean() - both) <= 5 * np.sqrt(both / one.size)
+
+
+def test_symbols_pass_no_dropout_of_the_input_layer():
+    geometry = dataclasses.replace(GEOMETRY, layers=1, embedding_dropout=0.0)
+    model = Model(geometry, None, 5, None, 1, 1, 2, input_dropout=0.5)
+    values = {name: jnp.ones(shape) for name, shape in shapes_of(model, Symbols()).items()}
+    tokens = np.arange(TOKENS)[None] % 5
+    embedded = jax.jit(lambda key: apply(model, values, tokens, key, hidden=True)[1].hidden[0])
+    np.testing.assert_array_equal(embedded(None), embedded(jax.random.key(0)))
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.5])
@@ -167,8 +184,9 @@ def test_each_rate_that_a_configuration_states_is_the_one_of_its_place(tiny_fold
     model = parameters.model_of(parameters.resolve(config)[0])
     assert model.input_dropout == 0.5 and {name: getattr(model.geometry, name) for name in stated} == stated
     for name in stated:  # where it states none, the checkpoint's
-        geometry = parameters.resolve(dataclasses.replace(config, **{name: None}))[0].geometry
-        assert {other: getattr(geometry, other) for other in stated} == stated | {name: 0.1}
+        for value, rate in ((None, 0.1), (0.0, 0.0)):
+            geometry = parameters.resolve(dataclasses.replace(config, **{name: value}))[0].geometry
+            assert {other: getattr(geometry, other) for other in stated} == stated | {name: rate}
 
 
 def test_the_rates_of_a_checkpoint_are_read_under_gpt2s_names(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from fpt import UserError
@@ -27,10 +28,32 @@ def test_a_picture_holds_its_runs_and_the_floors_that_apply():
 
 
 def test_runs_that_differ_by_seed_alone_share_a_colour_and_a_name():
-    runs = [run((0.5, 0.8 + seed / 10), lr=lr, seed=seed) for lr in (1e-3, 1e-2) for seed in (0, 1)]
+    runs = [run((0.5, 0.7 + seed / 10), lr=lr, seed=seed) for lr in (1e-3, 1e-2) for seed in (0, 1, 2)]
     picture = draw(conditions(runs), None, "svg")
     assert [picture.count(colour.encode()) > 0 for colour in COLOURS[:3]] == [True, True, False]
     assert picture.count(b">lr 0.001<") == 1 and b"seed" not in picture
+
+
+def curves(picture):
+    """Colour, dashes and the heights of the points, from the top down, of each curve in the axes of a picture."""
+    found = re.findall(r'<path d="([^"]*)" clip-path[^>]*style="fill: none; ([^"]*)"', picture.decode())
+    styles = [dict(part.split(": ") for part in style.split("; ")) for _, style in found]
+    return [(style["stroke"], style.get("stroke-dasharray", ""), [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", path)])
+            for style, (path, _) in zip(styles, found) if style["stroke"] in COLOURS]
+
+
+def test_a_curve_goes_through_the_accuracies_of_the_whole_or_of_a_part():
+    one = run((0.5, 0.9, 0.6))
+    for line in one["curve"]:
+        line["validation"]["slices"]["hidden"] = 1 - line["validation"]["accuracy"]
+    for part, shape in ((None, [0.5, 0.9, 0.6]), ("hidden", [0.5, 0.1, 0.4])):
+        (_, _, heights), = curves(draw({"one": [one]}, part, "svg"))
+        assert [-value for value in heights] == pytest.approx(np.interp(shape, sorted(shape), sorted(-y for y in heights)))
+
+
+def test_conditions_that_share_a_colour_differ_by_their_lines():
+    found = curves(draw({f"condition {number}": [run()] for number in range(MOST)}, None, "svg"))
+    assert len(found) == MOST == len({(colour, dashes) for colour, dashes, _ in found})
 
 
 def test_a_long_legend_leaves_the_curves_their_room():

@@ -69,6 +69,16 @@ def test_frozen_matrices_are_held_in_the_dtype_of_the_products():
     assert {str(kind) for name, kind in kinds.items() if name.endswith("kernel")} == {"bfloat16"}
     assert {str(kind) for name, kind in kinds.items() if name.endswith("bias")} == {"float32"}
     assert {str(value.dtype) for value in state.trainable.values()} == {"float32"}
+    *_, state = stacked("all", dtype="bfloat16")  # where matrices are trained too
+    assert {str(value.dtype) for value in state.trainable.values()} == {"float32"}
+
+
+def test_a_digest_changes_with_any_number_name_or_place():
+    values = {"a": np.arange(12.0), "b": np.zeros(5)}
+    others = [values | {"a": np.where(np.arange(12) == place, -1, values["a"])} for place in (0, 6, 11)]
+    others += [values | {"b": np.full(5, 1e-30)}, {"a": values["b"], "b": values["a"]}, {"a": values["a"], "c": values["b"]}]
+    assert len({digest(one) for one in [values, *others]}) == len(others) + 1
+    assert digest(dict(reversed(values.items()))) == digest(values)
 
 
 def test_every_named_set_covers_what_it_says():

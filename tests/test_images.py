@@ -41,6 +41,13 @@ def test_a_batch_is_a_function_of_key_and_step(task):
     assert (first != draw(key, 4)).any() and (first != draw(jax.random.key(8), 3)).any()
 
 
+def test_an_image_is_moved_anew_at_every_step_and_its_like_in_the_same_batch_too():
+    task, train = Cifar10(), Split(jnp.repeat(_train(Cifar10(), 1).inputs, 40, axis=0), jnp.zeros((40, 1), jnp.int32))
+    draw = jax.jit(lambda step: task.draw(train, jax.random.key(7), step, 4).inputs)
+    moved = {image.tobytes() for step in range(5) for image in np.asarray(draw(step))}
+    assert len(moved) == 20
+
+
 def test_batches_of_a_stack_are_those_of_its_runs():
     task, keys = Cifar10(), jax.random.split(jax.random.key(1), 3)
     train = _train(task)

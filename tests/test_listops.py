@@ -228,6 +228,34 @@ def test_floors_rise_with_what_they_see(small, data):
     assert floors["root operator"] < floors["root operator, leading digits"]
 
 
+def _use(root, digits):
+    """What a root operator can make of some of its arguments, as long as the others are not known."""
+    if not digits:
+        return None
+    ranked = sorted(digits)
+    middle = ranked[(len(ranked) - 1) // 2], ranked[len(ranked) // 2]
+    return (ranked[0], ranked[-1], middle, sum(ranked) % 10)[root]
+
+
+def test_floors_tell_apart_what_the_root_operator_can_use_and_nothing_else():
+    """Direct digits are those of the root's own, leading ones those before its first operator."""
+    noise = random.Random(0)
+    views = {"leading": [], "direct": []}
+    texts = []
+    for _ in range(3_000):
+        root, first, last = noise.randrange(4), noise.choices(range(10), k=noise.randint(0, 4)), noise.choices(range(10), k=2)
+        inner = noise.sample(["[MAX 1 2 ]", "[SM 3 [MIN 4 5 ] ]"], noise.randint(0, 2))
+        texts.append(" ".join([f"[{OPERATORS[root]}", *map(str, first), *inner, *map(str, last), "]"]))
+        views["leading"].append((root, _use(root, first if inner else first + last)))
+        views["direct"].append((root, _use(root, first + last), len(inner)))
+    symbols = [read(text) for text in texts]
+    rows = np.array([row + [0] * (40 - len(row)) for row in symbols], np.uint8)
+    found = listops.summarise(rows)
+    for name, view in views.items():
+        pairs = set(zip(view, found[f"root operator, {name} digits"].tolist()))
+        assert len(pairs) == len({one for one, _ in pairs}) == len({number for _, number in pairs}), name
+
+
 def test_slices_are_the_roots(small, data):
     parts = small.slices(data["test"].inputs)
     assert list(parts) == list(OPERATORS) and sum(part.sum() for part in parts.values()) == 400

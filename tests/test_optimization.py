@@ -20,7 +20,7 @@ QUICK = {"xla_backend_optimization_level": 0}  # compiles in a third of the time
 TINY = Geometry(layers=1, width=16, heads=2, positions=16, embedding_dropout=0, attention_dropout=0, residual_dropout=0)
 
 
-def _trainer(geometry=TINY, anywhere=True, **settings):
+def trainer_of(geometry=TINY, anywhere=True, **settings):
     """A trainer on copying, with all that it trains drawn wide enough that every term of the arithmetic shows."""
     task = Copying(vocabulary=8, context=16, anywhere=anywhere, varied=True)
     config = Config(task, "tiny", train="body+token", load="none",
@@ -34,14 +34,14 @@ def _trainer(geometry=TINY, anywhere=True, **settings):
 @pytest.fixture(scope="module")
 def whole():
     """The gradient of a whole batch as a function of it, and the batch."""
-    trainer, values = _trainer()
+    trainer, values = trainer_of()
     compute = jax.jit(lambda batch: trainer.gradient(values, {}, batch, jax.random.key(1)), compiler_options=QUICK)
     return compute, Split(*map(np.array, trainer.task.draw(None, jax.random.key(0), 0, 16)))
 
 
 def test_the_gradient_of_two_halves_is_that_of_the_whole_batch(whole):
     compute, batch = whole
-    (figures, gradient), (trainer, values) = compute(batch), _trainer(accumulate=2)
+    (figures, gradient), (trainer, values) = compute(batch), trainer_of(accumulate=2)
     found, other = jax.jit(trainer.gradient, compiler_options=QUICK)(values, {}, batch, jax.random.key(1))
     np.testing.assert_allclose(found, figures, atol=1e-6)
     for name, value in gradient.items():
@@ -64,8 +64,8 @@ def test_parts_count_by_their_scored_answers(whole, answers):
 
 def test_what_is_not_scored_has_no_influence(whole):
     compute, (inputs, targets) = whole
-    trainer, values = _trainer()
-    scores = np.asarray(trainer.model.apply({"params": _nested(values)}, inputs)[0], np.float64)
+    trainer, values = trainer_of()
+    scores = np.asarray(trainer.model.apply({"params": nested(values)}, inputs)[0], np.float64)
     nats = np.log(np.exp(scores).sum(-1)) - np.take_along_axis(scores, targets[..., None], -1)[..., 0]
     right = scores.argmax(-1) == targets
     np.testing.assert_allclose(compute(Split(inputs, targets))[0], (nats.mean(), right.mean()), rtol=1e-5)
@@ -79,7 +79,7 @@ def test_what_is_not_scored_has_no_influence(whole):
         np.testing.assert_allclose(other[name], value, atol=1e-6, err_msg=name)
 
 
-def _nested(values):
+def nested(values):
     from flax.traverse_util import unflatten_dict
 
     return unflatten_dict(values, sep="/")
@@ -87,7 +87,7 @@ def _nested(values):
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_weight_decay_moves_the_blocks_matrices_and_nothing_else(optimizer):
-    trainer, values = _trainer(optimizer=optimizer, weight_decay=0.5)
+    trainer, values = trainer_of(optimizer=optimizer, weight_decay=0.5)
     values |= {f"{end}/kernel": jnp.ones((3, 5)) for end in ("input", "output")}
     moved = transformation(trainer.config)
     updates = jax.jit(lambda: moved.update(jax.tree.map(jnp.zeros_like, values), moved.init(values), values)[0])()
@@ -142,7 +142,7 @@ def test_the_rate_rises_and_falls_as_stated():
 @pytest.fixture(scope="module", params=["adam", "muon"])
 def trained(request):
     """Optimiser; before, after one step and at the end: parameters; and mean losses of the first ten steps and the last ten."""
-    trainer, values = _trainer(dataclasses.replace(TINY, positions=19), optimizer=request.param, weight_decay=0.1, warmup=9,
+    trainer, values = trainer_of(dataclasses.replace(TINY, positions=19), optimizer=request.param, weight_decay=0.1, warmup=9,
                                decay="cosine")
     condition = Condition(jax.random.key(0), jnp.float32(1e-2))
     step_once = lambda number, state: trainer.step({}, None, condition, state, number)
@@ -181,7 +181,7 @@ def test_every_row_of_the_position_table_is_trained(trained):
 
 
 def test_rows_of_the_position_table_are_trained_about_alike():
-    trainer, values = _trainer(dataclasses.replace(TINY, positions=48))
+    trainer, values = trainer_of(dataclasses.replace(TINY, positions=48))
     batch, keys = trainer.task.draw(None, jax.random.key(0), 0, 1), jax.random.split(jax.random.key(2), 600)
     wpe = {"body/wpe": values.pop("body/wpe")}
     reached = lambda key: (jax.grad(trainer.loss, has_aux=True)(wpe, values, batch, key)[0]["body/wpe"] != 0).any(1)
@@ -190,7 +190,7 @@ def test_rows_of_the_position_table_are_trained_about_alike():
 
 
 def test_a_task_that_begins_at_the_first_position_leaves_the_later_rows_alone():
-    trainer, values = _trainer(dataclasses.replace(TINY, positions=48), anywhere=False)
+    trainer, values = trainer_of(dataclasses.replace(TINY, positions=48), anywhere=False)
     batch, wpe = trainer.task.draw(None, jax.random.key(0), 0, 1), {"body/wpe": values.pop("body/wpe")}
     gradient = jax.grad(trainer.loss, has_aux=True)(wpe, values, batch, jax.random.key(1))[0]["body/wpe"]
     assert np.array_equal(np.asarray(gradient != 0).any(1), np.arange(48) < 16)

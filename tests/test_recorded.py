@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scripts.command import RECORDS
-from scripts.recorded import chosen, conditions, read, study
+from scripts.recorded import best_floor, chosen, conditions, read, study
 from scripts.table import steps_to, table, tables
 from tests.recording import run
 
@@ -33,6 +33,12 @@ def test_of_rates_that_answer_as_much_the_one_with_the_smallest_loss_is_chosen()
     assert [one["config"]["lr"] for one in chosen(runs)["bit-memory, tiny"]] == [2.0]
 
 
+def test_the_best_floor_is_the_highest_of_those_for_all_answers():
+    one = run()
+    one["result"]["floors"] = {"coin": 0.5, "majority": 0.6, "root": 0.55, "hidden/vote": 0.9, "never": None}
+    assert best_floor(one) == ("majority", 0.6)
+
+
 def test_a_table_holds_means_over_seeds_spread_and_steps():
     runs = [run((0.5, 0.7, 0.9), test=0.9, seed=0), run((0.5, 0.86, 0.86), test=0.7, seed=1),
             run((0.5, 0.6, 0.7), test=0.6, load="none")]
@@ -53,6 +59,11 @@ def test_the_tables_beside_the_records_are_made_of_them():
 
 def test_steps_are_those_of_the_first_evaluation_that_is_good_enough():
     assert [steps_to(run((0.5, 0.7, 0.9, 0.8)), target) for target in (0.5, 0.7, 0.85, 0.95)] == [0, 10, 20, None]
+
+
+def test_the_steps_of_several_seeds_are_their_median():
+    late = [run((0.5, *[0.6] * number, 0.9), seed=number, steps=50) for number in (0, 1, 4)]
+    assert "| 20 " in table(late).splitlines()[-1]
 
 
 def test_where_no_run_passes_the_floor_no_steps_are_counted():

@@ -1,13 +1,15 @@
 """Every parameter has one role, role sets are read as written, and counts are those of the papers."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from fpt import UserError, counts, roles
-from fpt.bodies import GEOMETRIES
-from fpt.model import Model, shapes_of
+from fpt.bodies import GEOMETRIES, Geometry
+from fpt.model import Model, build, shapes_of
 from fpt.task import Task
+from tasks.copying import Copying
 
 GOLDEN = Path(__file__).parent / "roles"
 
@@ -113,3 +115,11 @@ def test_larger_bodies_by_positions_in_use(body, effective):
 @pytest.mark.parametrize("width, total", [(16, 124_460_554), (48, 124_485_130)])
 def test_totals_hold_the_vocabulary_table(width, total):
     assert counts.count(shapes("gpt2", 64, width=width, classes=10), roles.parse("fpt"), GEOMETRIES["gpt2"], 64)["total"] == total
+
+
+def test_a_language_models_table_counts_once():
+    task = Copying(vocabulary=11, context=8)
+    geometry = Geometry(layers=1, width=4, heads=2, positions=16, vocabulary=11)
+    named = shapes_of(build(task, geometry), task)
+    found = counts.count(named, roles.parse("body+token"), geometry, 16)
+    assert found["total"] == found["trainable"] == sum(map(math.prod, named.values()))

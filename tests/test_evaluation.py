@@ -1,0 +1,53 @@
+"""What a split's answers come to: in chunks of any size, over what is scored, whole and by slice."""
+
+import types
+
+import numpy as np
+import pytest
+
+from fpt import evaluation
+from fpt.evaluation import answers, evaluate, score
+from fpt.task import UNSCORED, Split
+from tasks.bits import BitMemory
+from tests.test_optimization import nested, trainer_of
+
+TASK = BitMemory(strings=1, bits=4, patch=2)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 4, 10, 100])
+def test_in_chunks_of_any_size_each_example_is_answered_once_and_in_its_place(monkeypatch, at_once):
+    """Two runs, whose predictions are their number more than the example's."""
+    monkeypatch.setattr(evaluation, "TOKENS_AT_ONCE", at_once * TASK.tokens * 2)
+    split, sizes = Split(np.arange(10), np.arange(10)), []
+
+    def answer(frozen, trainable, inputs, targets):
+        sizes.append(len(inputs))
+        assert np.array_equal(inputs, targets)
+        both = np.stack([inputs, inputs + 1])
+        return both[:, :, None], both / 2
+
+    trainer = types.SimpleNamespace(task=TASK, runs=2, answer=answer)
+    predictions, losses = answers(trainer, {}, {}, split)
+    assert predictions[..., 0].tolist() == [list(range(10)), list(range(1, 11))]
+    assert np.array_equal(losses, predictions[..., 0] / 2)
+    assert set(sizes) == {min(at_once, 10)}  # one size, which is compiled once
+
+
+def test_a_score_is_of_all_answers_and_of_those_of_each_slice():
+    inputs = np.array([[[1, -1, 1, 1], [0, -1, 0, 1]], [[1, 1, -1, 1], [1, 0, -1, 1]]], np.int8)
+    targets, predictions = np.array([[1, 0, 1, 1], [1, 1, 0, 1]]), np.array([[0, 0, 1, 1], [1, 0, 1, 1]])
+    found = score(TASK, Split(inputs, targets), predictions, np.array([0.5, 1.0]))
+    assert (found["accuracy"], found["loss"], found["n"]) == (5 / 8, 0.75, 2)
+    assert found["slices"] == {"hidden": pytest.approx(1 / 3), "visible": pytest.approx(4 / 5)}
+
+
+def test_the_loss_of_a_split_is_the_mean_over_what_is_scored():
+    trainer, values = trainer_of()
+    split = trainer.task.load()["validation"]
+    part = Split(split.inputs[:6], np.where(np.arange(16) < 10, split.targets[:6], UNSCORED))
+    stacked = {name: value[None] for name, value in values.items()}
+    logits = np.asarray(trainer.model.apply({"params": nested(values)}, part.inputs)[0], np.float64)
+    nats = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, split.targets[:6, :, None], -1)[..., 0]
+    found, = evaluate(trainer, {}, stacked, part)
+    assert found["loss"] == pytest.approx(nats[:, :10].mean(), rel=1e-5)
+    assert found["accuracy"] == pytest.approx((logits.argmax(-1) == split.targets[:6])[:, :10].mean())
