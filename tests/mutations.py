@@ -58,7 +58,9 @@ def run(mutant: Mutant, places: "queue.SimpleQueue[Path]", seconds: int) -> tupl
         copy, compiled = place / "tree", place / "compiled"
         shutil.rmtree(copy, ignore_errors=True)
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
-        for name in filter(None, listed.split("\0")):
+        for name in listed.split("\0"):
+            if not (ROOT / name).is_file():  # deleted, or the end of the list
+                continue
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
         file = copy / mutant.file

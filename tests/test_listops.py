@@ -104,6 +104,12 @@ def test_drawn_expressions_keep_the_law(seed):
     assert 0 <= value <= 9 and value == evaluate(symbols)
 
 
+def test_lengths_reach_both_ends_of_what_is_asked_for_and_go_no_further():
+    generator = random.Random(0)
+    drawn = {len(draw(generator, Law(5, 9, 6, 5))[0]) for _ in range(2_000)}
+    assert (min(drawn), max(drawn)) == (5, 9)
+
+
 def test_a_bare_digit_is_an_expression_where_lengths_allow_it():
     drawn = [draw(random.Random(seed), Law(1, 60, 6, 5))[0] for seed in range(200)]
     assert 0.6 < np.mean([len(symbols) == 1 for symbols in drawn]) < 0.9  # three quarters
