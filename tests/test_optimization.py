@@ -54,7 +54,7 @@ def test_parts_count_by_their_scored_answers(whole, answers):
     """The first half of the examples has few scored answers, or none."""
     compute, (inputs, targets) = whole
     few = (np.arange(16)[:, None] < 8) & (np.arange(16) >= answers)
-    batch, (trainer, values) = Split(inputs, np.where(few, UNSCORED, targets)), _trainer(accumulate=2)
+    batch, (trainer, values) = Split(inputs, np.where(few, UNSCORED, targets)), trainer_of(accumulate=2)
     (figures, gradient), key = compute(batch), jax.random.key(1)
     found, other = jax.jit(trainer.gradient, compiler_options=QUICK)(values, {}, Split(*map(jnp.asarray, batch)), key)
     np.testing.assert_allclose(found, figures, atol=1e-6)
