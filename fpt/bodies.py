@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fpt.errors import UserError, nearest
-from fpt.files import sha256
 
 # Beyond these a number is a mistake, and one that takes long to fail.
 MOST = {"layers": 1_000, "width": 2**17, "heads": 2**12, "positions": 2**22, "inner": 2**20, "vocabulary": 2**24}
@@ -66,9 +65,9 @@ SHIPPED = Path(__file__).parent / "weights"
 REFUSED = {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "scale_attn_weights": True}
 
 
-def weights_digest(files: Iterable[Path]) -> str:
-    """Identifies weights by what their files hold, in order of name: 32 hex digits."""
-    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:32]
+def weights_digest(digests: Iterable[str]) -> str:
+    """Identifies weights by the sha256 of each of their files, in order of name: 32 hex digits."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:32]
 
 
 def shipped() -> list[str]:

@@ -89,15 +89,20 @@ def open_folder(folder: Path) -> Checkpoint:
     for file in files:
         if file.parent != folder or not file.is_file():
             raise UserError(f"no {file.name} in {folder}; weights are read from safetensors, fetch them again")
-    try:
-        for file in files:
-            if (stated := _stated_digest(file)) and stated != (digest := sha256(file)):
-                raise UserError(f"{file} is damaged: its sha256 is {digest[:12]}..., not {stated[:12]}... as stated; fetch it "
-                                f"again, or delete {file.name}{DIGEST} if you have changed the weights yourself")
-        digest = weights_digest(files)
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}; make it readable, or fetch it again") from None
+    digest = weights_digest(map(_checked_digest, files))
     return Checkpoint(folder, geometry, tuple(files), digest, _seeds(folder / "config.json"))
+
+
+def _checked_digest(file: Path) -> str:
+    """The sha256 of a weight file.  Raises UserError where it cannot be read, or has another digest than is stated."""
+    try:
+        found, stated = sha256(file), _stated_digest(file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}; make it readable, or fetch it again") from None
+    if stated and stated != found:
+        raise UserError(f"{file} is damaged: its sha256 is {found[:12]}..., not {stated[:12]}... as stated; fetch it again, or "
+                        f"delete {file.name}{DIGEST} if you have changed the weights yourself")
+    return found
 
 
 def _stated_digest(file: Path) -> str | None:

@@ -126,7 +126,7 @@ class LoadedRun:
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; name another folder for the export")
+            raise UserError(f"cannot write {folder}: it is a file; name another folder for the export")
         if held := sorted(path.name for path in folder.glob("*")):
             raise UserError(f"{folder} already holds {held[0]}; name another folder for the export")
         geometry, parameters = self.model.geometry, self.parameters
@@ -161,7 +161,7 @@ def _configuration(folder: Path, task_file: Path | None) -> Config:
     try:
         code = task_file or (stated["task_file"] and Path(stated["task_file"]))
         if code and not code.is_file():
-            raise UserError(f"no task file at {code}; say with --task-file where it lies now")
+            raise UserError(f"no task file at {code}, which {file} names; say with --task-file where it lies now")
         content = code and sha256(code)
         if digest_of(stated, content) not in folder.resolve().name:
             raise UserError(f"{file}{f' with {code}' if code else ''} does not belong to the folder's name; put the right "

@@ -19,6 +19,7 @@ import tasks
 from fpt.bodies import SHIPPED, weights_digest
 from fpt.config import ABSENT, Config
 from fpt.errors import UserError, nearest
+from fpt.files import sha256
 from fpt.task import Preset, Task
 
 RECORDS = Path(__file__).parent.parent / "results" / "records"
@@ -109,7 +110,7 @@ def expected(task: type[Task], load: str = "body") -> Expected | None:
     """For the preset's body with its weights, or with none.  None where no run of exactly these settings is on record."""
     wanted = Config.preset(task(), load=load).record()
     weights = SHIPPED / wanted["body"] / "model.safetensors"
-    wanted |= {"checkpoint": weights_digest([weights]) if load != "none" and weights.is_file() else None}
+    wanted |= {"checkpoint": weights_digest([sha256(weights)]) if load != "none" and weights.is_file() else None}
     # What is found when the body is, and what does not matter: means are over seeds.
     compared = wanted.keys() - {"geometry", "seed"}
     try:

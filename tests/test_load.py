@@ -164,7 +164,7 @@ def test_a_task_file_that_was_moved_is_named(own, command, tmp_path):
     folder, file, _ = own
     file.rename(tmp_path / "moved.py")
     code, _, err = command("evaluate", folder)
-    assert code == 2 and f"no task file at {file}; say with --task-file where it lies now" in err
+    assert code == 2 and f"no task file at {file}, which" in err and "say with --task-file where it lies now" in err
     assert command("evaluate", folder, "--task-file", tmp_path / "moved.py")[0] == 0
 
 

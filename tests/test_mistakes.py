@@ -47,7 +47,7 @@ VALUES = {
     "--steps": {"-1": "--steps must be", "2.0": "2.0", "inf": "inf", "": "--steps", "ten": "ten"},
     "--eval-every": {"0": "--eval-every must be", "-5": "--eval-every must be", "nan": "nan"},
     "--eval-examples": {"0": "--eval-examples must be", "-1": "--eval-examples must be", "all": "all"},
-    "--warmup": {"-1": "--warmup must be", "2": "never reaches", "99999999999999999999": "never reaches", "0.1": "0.1"},
+    "--warmup": {"-1": "--warmup must be", "2": "never reaches", "99999999999999999999": "at most", "0.1": "0.1"},
     "--accumulate": {"0": "--accumulate must be", "-2": "--accumulate must be", "3": "does not divide"},
     "--seed": {"4294967296": "--seed must be between", "0.5": "0.5", "0,1": "0,1", "0..3": "0..3", "": "--seed"},
     "--body-seed": {"-1": "--body-seed must be", "4294967296": "--body-seed must be", "x": "x"},
