@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fpt import counts, machine, parameters, records, roles, splits
+from fpt import contract, counts, machine, parameters, records, roles, splits
 from fpt.config import Config
 from fpt.errors import UserError
 from fpt.files import data_folder
@@ -39,6 +39,7 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
     for config in configs:
         common = config.stackable()
         if common not in bodies:
+            contract.check_sizes(config.task)
             bodies[common] = parameters.resolve(common)
         ready, found = bodies[common]
         if found and config.seed in found.seeds:
@@ -53,7 +54,7 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
             folder.check()
             if named:
                 task = folder.config.task
-                loaded[task] = loaded.get(task) or task.load(named, lambda line: None)
+                loaded[task] = loaded.get(task) or contract.call(task, "load", named, lambda line: None)
                 splits.check(loaded[task], folder.result()["data"], str(folder.path))
             if not quiet:
                 print(f"{folder.path} is finished; delete it to train again")
@@ -100,7 +101,8 @@ class Stacks:
     def __init__(self, config: Config, found, own_bodies: bool, data_dir: Path | None, quiet: bool, begun: float):
         self.config, self.task, self.quiet, self.begun = config, config.task, quiet, begun
         self.say = (lambda line: None) if quiet else print
-        self.data = self.task.load(data_dir, self.say)
+        self.data = contract.call(self.task, "load", data_dir, self.say)
+        contract.check_data(self.task, self.data, config.batch)
         self.data_digests = splits.digests(self.data)
         self.validation = splits.sample(self.data, "validation", config.eval_examples or VALIDATION)
         self.test = splits.sample(self.data, "test", config.eval_examples)

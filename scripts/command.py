@@ -16,6 +16,7 @@ from statistics import fmean
 import tyro
 
 import tasks
+from fpt import contract
 from fpt.bodies import SHIPPED, weights_digest
 from fpt.config import ABSENT, Config
 from fpt.errors import UserError, nearest
@@ -52,10 +53,18 @@ def option(arguments: Sequence[str], name: str) -> str | None:
 
 
 def parsed(options: type, arguments: Sequence[str], program: str, **settings):
-    """Arguments as an instance of the dataclass `options`.  What is wrong with them is a UserError of one line."""
+    """Arguments as an instance of the dataclass `options`.  What is wrong with them is a UserError of one line.
+
+    The `default` of a command on a task has that in its field `task`: its sizes are options beside the others.
+    """
     said = io.StringIO()
+    task = getattr(settings.get("default"), "task", None)
+    if task and (clash := {field.name for field in fields(settings["default"])} & {field.name for field in fields(task)}):
+        raise UserError(f"{task.name}: {', '.join(sorted(clash))} cannot be a field of the task, as {program} has an option of "
+                        "that name; rename the field")
+    blamed = contract.blamed(type(task), "its sizes") if task else contextlib.nullcontext()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), blamed:
             found, unknown = tyro.cli(options, args=arguments, prog=program, return_unknown_args=True,
                                       config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff), **settings)
     except SystemExit as stopped:

@@ -8,6 +8,7 @@ from typing import Annotated, Generic, TypeVar
 
 import tyro
 
+from fpt import contract
 from fpt.errors import UserError, nearest
 from fpt.files import data_folder
 from fpt.task import Task
@@ -38,7 +39,9 @@ def main(arguments: list[str]) -> None:
     _, _, sized = preset_of(task_class, rest)
     options = parsed(Options[task_class], rest, f"python -m scripts.data {task_class.name}", default=Options(task=sized))
     task = options.task
-    data = task.load(data_folder(options.data_dir))
+    contract.check_sizes(task)
+    data = contract.call(task, "load", data_folder(options.data_dir))
+    contract.check_data(task, data)
     if options.split not in data:
         raise nearest(options.split, data, f"split of {task.name}")
     split = data[options.split]
@@ -56,11 +59,11 @@ def main(arguments: list[str]) -> None:
         unit = "examples" if len(targets) else "tokens  "  # one stream, of which examples are cut
         print(f"  {name:<10}  {len(inputs):>7,} {unit}  inputs {inputs.dtype} {inputs.shape[1:]}  targets {targets.shape[1:]}")
     print(f"floors on {options.split}:")
-    for name, accuracy in task.floors(data, split).items():
+    for name, accuracy in contract.call(task, "floors", data, split).items():
         print(f"  {accuracy:.4f}  {name}")
     example, target = split.inputs[options.example], split.targets[options.example]
-    print(f"example {options.example} of {options.split}:\n{task.show(example, target)}")
-    labels = task.token_labels(example)
+    print(f"example {options.example} of {options.split}:\n{contract.call(task, 'show', example, target)}")
+    labels = contract.call(task, "token_labels", example)
     shown = labels if len(labels) <= 12 else [*labels[:6], "...", *labels[-5:]]
     print("its tokens: " + " | ".join(shown))
 

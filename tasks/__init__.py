@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
-import importlib.util
+import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
+from fpt import contract
 from fpt.errors import UserError, nearest
-from fpt.files import cache_folder, sha256, write_whole
+from fpt.files import cache_folder, write_whole
 from fpt.task import Task
 
 TASKS = {
@@ -43,24 +46,32 @@ def find(name: str) -> type[Task]:
 def from_file(path: Path) -> type[Task]:
     """The one subclass of Task that a user's file defines; the file is executed, and remembered as one that was.
 
-    Raises UserError where there is none, or several.
+    Raises UserError where there is none, or several, and where the class does not keep the contract of a task.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"no task file at {path}")
-    name = f"tasks.from_file.{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look up the annotations of a class
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises
-        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        source = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the task file {path} cannot be read: {error.strerror}") from None
+    digest = hashlib.sha256(source).hexdigest()
+    module = ModuleType(f"own_task_{digest}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look up the annotations of a class
+    try:
+        # Not by an import, which would write compiled code beside the file, and could take an older one's for it.
+        exec(compile(source, path, "exec", dont_inherit=True), vars(module))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's code raises, sys.exit() included
+        raise UserError(f"{path} cannot be imported: {contract.raised(error, module.__file__)}") from error
     found = [value for value in vars(module).values()
-             if isinstance(value, type) and issubclass(value, Task) and value.__module__ == name]
+             if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__]
     if len(found) != 1:
         raise UserError(f"{path} must define one subclass of fpt.task.Task, not {len(found)}")
+    contract.check_class(found[0])
     with contextlib.suppress(UserError):  # where nothing can be remembered, a run's task file is asked for again
-        write_whole(_mark(sha256(path)), b"")
+        write_whole(_mark(digest), b"")
     return found[0]
 
 

@@ -59,3 +59,16 @@ def command(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def refused(command, tmp_path, monkeypatch):
+    """`refused("unknown task", "train", "bit-xro")`: the command is refused with these words, and leaves nothing."""
+    def check(said, *arguments):
+        monkeypatch.chdir(tmp_path)
+        before = set(tmp_path.rglob("*"))
+        code, _, err = command(*arguments)
+        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and said in err, (code, err)
+        assert set(tmp_path.rglob("*")) == before
+
+    return check

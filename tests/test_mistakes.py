@@ -27,19 +27,6 @@ def run(tiny_folder, tmp_path_factory):
     return next(out.iterdir())
 
 
-@pytest.fixture
-def refused(command, tmp_path, monkeypatch):
-    """`refused("unknown task", "train", "bit-xro")`: the command is refused with these words, and leaves nothing."""
-    def check(said, *arguments):
-        monkeypatch.chdir(tmp_path)
-        before = set(tmp_path.rglob("*"))
-        code, _, err = command(*arguments)
-        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and said in err, (code, err)
-        assert set(tmp_path.rglob("*")) == before
-
-    return check
-
-
 # Option of training -> what it is given -> words of the error.
 VALUES = {
     "--batch": {"-1": "--batch must be", "1.5": "1.5", "nan": "nan", "": "--batch", "None": "None", "True": "True", "1e3": "1e3",
