@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import platform
@@ -111,7 +112,11 @@ def keep_compiled() -> None:
 
     It has to be said before jax is imported: first thing in a command.
     """
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla" / platform.node()))
+    folder = cache_folder() / "xla" / platform.node()
+    with contextlib.suppress(OSError):  # where nothing can be kept, all is compiled again
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
