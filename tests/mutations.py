@@ -65,16 +65,28 @@ def run(mutant: Mutant, places: "queue.SimpleQueue[Path]", seconds: int) -> tupl
             shutil.copy(ROOT / name, copy / name)
         file = copy / mutant.file
         file.write_text(file.read_text().replace(mutant.before, mutant.after))
-        verdict, by = tested(copy, mutant.tests.split(), compiled, seconds)
+        verdict, by = tested(copy, named(mutant.tests), compiled, seconds)
         return verdict, time.monotonic() - begun, by
     finally:
         places.put(place)
 
 
-def tested(copy: Path, names: list[str], compiled: Path, seconds: int) -> tuple[str, str]:
+def named(tests: str) -> list[str]:
+    """The tests of a mutant as pytest is told them.  Raises ValueError where there is none of that name."""
+    found = []
+    for part in tests.split():
+        name, _, word = part.partition(":")
+        file = f"tests/test_{name}.py"
+        tests_of = re.findall(r"^def (test_\w+)", (ROOT / file).read_text(), re.M)
+        if not any(word in test for test in tests_of):
+            raise ValueError(f"no test in {file} has {word!r} in its name")
+        found += [f"{file}::{test}" for test in tests_of if word in test] if word else [file]
+    return found
+
+
+def tested(copy: Path, tests: list[str], compiled: Path, seconds: int) -> tuple[str, str]:
     """Runs tests of a copy until one fails: whether they noticed, and which of them."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider",
-               *(f"tests/test_{name}.py" for name in names)]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
     # What is compiled depends on the program alone: mutants may share it.
     environment = os.environ | {"PYTHONPATH": str(copy), "FPT_TEST_COMPILED": str(compiled)}
     try:

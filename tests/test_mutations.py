@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import MUTANTS
+from tests.mutations import named
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,6 +17,5 @@ def test_the_text_that_a_mutant_changes_occurs_once(mutant):
 
 
 def test_the_tests_of_each_mutant_exist_and_none_is_listed_twice():
-    for mutant in MUTANTS:
-        assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in mutant.tests.split()), mutant
+    assert all(named(mutant.tests) for mutant in MUTANTS)
     assert max(Counter((mutant.file, mutant.before, mutant.after) for mutant in MUTANTS).values()) == 1

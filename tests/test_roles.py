@@ -46,7 +46,7 @@ def test_a_parameter_without_a_role_is_an_error():
     ("none", [], ["output/kernel"]),
     ("body", ["body/wpe", "body/h_1/mlp/c_proj/kernel"], ["input/kernel", "output/kernel"]),
     ("output+attention@1-2", ["body/h_1/attn/c_proj/bias", "body/h_2/attn/c_attn/kernel"], ["body/h_3/attn/c_attn/kernel"]),
-    ("norm@3", ["body/h_3/ln_2/scale"], ["body/h_2/ln_2/scale", "body/ln_f/scale"]),
+    ("norm@3", ["body/h_3/ln_2/scale"], ["body/h_2/ln_2/scale", "body/h_4/ln_2/scale", "body/ln_f/scale"]),
 ])
 def test_a_set_holds_what_it_says(text, inside, outside):
     found = roles.parse(text)
