@@ -11,7 +11,7 @@ class Mutant(NamedTuple):
     """One mistake."""
 
     file: str
-    tests: str  # that should notice: a file, `stack` for tests/test_stack.py, or those of it with a word in their names, `stack:wide`
+    tests: str  # that should notice: `stack` for tests/test_stack.py, `stack:wide` for those of it with that word in their names
     breaks: str
     before: str
     after: str
