@@ -11,7 +11,7 @@ class Mutant(NamedTuple):
     """One mistake."""
 
     file: str
-    tests: str  # that should notice: `stack` for tests/test_stack.py, `stack:wide` for those of it with that word in their names
+    tests: str  # that should notice: a file, `stack` for tests/test_stack.py, or its tests that hold a word, `stack:wide`
     breaks: str
     before: str
     after: str

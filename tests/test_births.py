@@ -64,6 +64,8 @@ def test_statistics_by_layer_are_those_of_all_tensors_of_a_kind(trained):
             count = found[name].size
             assert abs(found[name].mean() - pooled.mean()) <= 5 * pooled.std() / np.sqrt(count), name
             assert abs(found[name].std() - pooled.std()) <= 0.1 * pooled.std(), name
+        for one, other in itertools.combinations(names, 2):  # each is drawn for itself
+            assert abs(np.corrcoef(found[one].ravel()[:4_000], found[other].ravel()[:4_000])[0, 1]) < 0.1, (one, other)
 
 
 def test_what_is_not_to_be_drawn_anew_keeps_its_weights(trained):
