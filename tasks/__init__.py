@@ -56,11 +56,11 @@ def from_file(path: Path) -> type[Task]:
         raise UserError(f"the task file {path} cannot be read: {error.strerror}") from None
     digest = hashlib.sha256(source).hexdigest()
     module = ModuleType(f"own_task_{digest}")
-    module.__file__ = str(path)
+    module.__file__ = os.fsencode(path).decode(errors="replace")  # jax takes no name that is not UTF-8
     sys.modules[module.__name__] = module  # where dataclasses look up the annotations of a class
     try:
         # Not by an import, which would write compiled code beside the file, and could take an older one's for it.
-        exec(compile(source, path, "exec", dont_inherit=True), vars(module))
+        exec(compile(source, module.__file__, "exec", dont_inherit=True), vars(module))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever the user's code raises, sys.exit() included
