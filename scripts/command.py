@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any, NoReturn, get_type_hints
 
 import tyro
 
@@ -28,17 +29,69 @@ RECORDS = Path(__file__).parent.parent / "results" / "records"
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs a command: a user's mistake is one line and exit code 2, Ctrl-C is exit code 130."""
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # where the shell has closed it
+    sys.stdout.reconfigure(errors="replace")  # what a terminal without Unicode cannot show
     try:
-        main(sys.argv[1:])
+        try:
+            refuse_empty(sys.argv[1:])
+            main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error)
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(141)
+    except OSError as error:
+        try:
+            print(flush=True)
+        except OSError:  # so it was the output that could not be written, and nothing else that went wrong
+            _drop_output()
+            _fail(f"cannot write to the standard output: {error.strerror}; free some space or send it elsewhere")
+        raise
+    except (RuntimeError, AssertionError):  # jax raises either, wherever it is first asked for a device that is not there
+        if _has_device():
+            raise
+        _fail(f"jax finds no device to compute on: JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS', '')!r}; set it to cpu, or "
+              "to a platform that this machine has and jax is installed for")
+
+
+def _fail(error: UserError | str) -> NoReturn:
+    """Prints a mistake as one line, whatever a name in it holds, and ends the command."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _has_device() -> bool:
+    if "jax" not in sys.modules:
+        return True  # whatever went wrong, it was not jax
+    import jax
+
+    try:
+        return bool(jax.devices())
+    except (RuntimeError, AssertionError):
+        return False
+
+
+def _drop_output() -> None:
+    """Sends what is still to be printed nowhere, else Python complains about it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Raises UserError for an empty value, which a shell makes of a variable that is not set.
+
+    As the name of a folder it would mean the current one, and elsewhere the default.
+    """
+    name = None
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        name = option if argument.startswith("--") else name
+        if not argument or (equals and not value and argument.startswith("--")):
+            raise UserError(f"{name or 'an argument'} is empty; give it a value, or leave it out")
 
 
 def option(arguments: Sequence[str], name: str) -> str | None:
@@ -70,15 +123,30 @@ def parsed(options: type, arguments: Sequence[str], program: str, **settings):
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        # The first part of the box that tyro draws says what is wrong.
+        # The first part of the box that tyro draws says what is wrong; without Unicode its title is underlined.
         box = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
-        message = " ".join(itertools.takewhile(lambda line: not line.startswith(("─", "╰")), box))
+        ruled = lambda line: line != "" and not line.strip("─╰╯-")
+        message = " ".join(itertools.takewhile(lambda line: not ruled(line), itertools.dropwhile(ruled, box)))
         raise UserError(f"{message}; see {program} --help") from None
+    known = _options(found)
     if unknown:
-        known = [f"--{field.name}" for field in fields(found)]
-        known += [f"--{field.name}" for value in vars(found).values() if is_dataclass(value) for field in fields(value)]
-        raise nearest(unknown[0], [name.replace("_", "-") for name in known], "option")
+        raise nearest(unknown[0], known, "option")
+    for name, value in known.items():
+        if value == () and {argument.partition("=")[0] for argument in arguments} & {name, name.replace("-", "_")}:
+            raise UserError(f"{name} needs at least one value")
     return found
+
+
+def _options(found) -> dict[str, Any]:
+    """The options of a parsed dataclass, those of the task in it among them, and their values."""
+    options, hints = {}, get_type_hints(type(found), include_extras=True)
+    for field in fields(found):
+        value = getattr(found, field.name)
+        if is_dataclass(value):
+            options |= _options(value)
+        elif tyro.conf.Positional not in getattr(hints[field.name], "__metadata__", ()):
+            options[f"--{field.name.replace('_', '-')}"] = value
+    return options
 
 
 def chosen_task(arguments: list[str], usage: str) -> tuple[type[Task], Path | None, list[str]]:

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from fpt.config import Config, grid
-from fpt.errors import UserError
 from fpt.files import cache_folder
 from fpt.task import Task
 from scripts.command import expected, parsed, preset_of
@@ -98,9 +97,6 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
         about += (f"\n\nThe defaults come to {known.accuracy:.3f} on test in {known.minutes:.1f} minutes on two cores; the best "
                   f"trivial predictor, to {known.floor:.3f}.")
     chosen = parsed(options[task_class], arguments, program, description=about, default=default)
-    for name in ("lr", "seed"):
-        if not getattr(chosen, name):
-            raise UserError(f"--{name} needs at least one value")
     names = {field.name for field in dataclasses.fields(Config)} - {"task_file", "lr", "seed"}
     config = Config(lr=chosen.lr[0], seed=chosen.seed[0], task_file=file and str(file.resolve()),
                     **{name: value for name, value in vars(chosen).items() if name in names})

@@ -1,10 +1,13 @@
 """Mistakes that people make, over all commands: one line that names what, where or what to do, and nothing left behind."""
 
 import gzip
+import importlib.util
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,23 +52,25 @@ VALUES = {
     "--bits": {"0": "at least 1", "-3": "at least 1", "x": "x", "99999999999": "positions"},
     "--strings": {"0": "at least 1", "1000": "positions"},
     "--patch": {"2": "does not divide", "0": "at least 1"},
-    "--body": {"gpt2-mni": "did you mean 'gpt2-mini'?", "GPT2": "known:", "/": "no config.json in /", "~/x": "no folder ~/x",
+    "--body": {"": "--body is empty", "gpt2-mni": "did you mean 'gpt2-mini'?", "GPT2": "known:", "/": "no config.json in /",
+               "~/x": "no folder ~/x",
                "../x": "no folder ../x", "https://huggingface.co/gpt2": "no folder https:", "a b": "unknown body 'a b'",
                "ünï": "unknown body", "a\nb": "unknown body", "x" * 300: "unknown body", "None": "unknown body 'None'"},
-    "--load": {"input": "not input", "token": "not token", "boddy": "did you mean 'body'?", "attention@9": "beyond",
+    "--load": {"": "--load is empty", "input": "not input", "token": "not token", "boddy": "did you mean 'body'?",
+               "attention@9": "beyond",
                "norm@1-0": "lower one first", "body@0": "range of layers", "a\nb": "unknown role"},
-    "--train": {"": "trains nothing", "+": "trains nothing", "FPT": "unknown role", "attention@": "written like",
+    "--train": {"": "--train is empty", "+": "trains nothing", "FPT": "unknown role", "attention@": "written like",
                 "attention@x": "written like", "norm@0-99": "beyond", "fpt@0": "range of layers",
                 "output, input": "unknown role"},
-    "--birth": {"Weights": "did you mean 'weights'?", "": "unknown birth", "None": "unknown birth"},
+    "--birth": {"Weights": "did you mean 'weights'?", "": "--birth is empty", "None": "unknown birth"},
     "--redraw": {"norms": "did you mean 'norm'?"},
-    "--dtype": {"float16": "did you mean 'bfloat16'?", "fp32": "unknown dtype", "": "unknown dtype"},
-    "--optimizer": {"SGD": "unknown optimizer", "": "unknown optimizer"},
+    "--dtype": {"float16": "did you mean 'bfloat16'?", "fp32": "unknown dtype", "": "--dtype is empty"},
+    "--optimizer": {"SGD": "unknown optimizer", "": "--optimizer is empty"},
     "--decay": {"linear": "unknown decay", "cosin": "did you mean 'cosine'?"},
-    "--init": {"": "unknown init"},
-    "--preset": {"Paper": "did you mean 'paper'?", "lap top": "did you mean 'laptop'?"},
+    "--init": {"": "--init is empty"},
+    "--preset": {"": "--preset is empty", "Paper": "did you mean 'paper'?", "lap top": "did you mean 'laptop'?"},
     "--data-dir": {"/nowhere": "no folder /nowhere", "/etc/passwd": "no folder /etc/passwd"},
-    "--out": {"/proc/x": "cannot write /proc/x", "/dev/null": "cannot write /dev/null"},
+    "--out": {"": "--out is empty", "/proc/x": "cannot write /proc/x", "/dev/null": "cannot write /dev/null"},
 }
 
 
@@ -77,7 +82,17 @@ def test_a_value_that_cannot_be(refused, tiny_folder, option, value, said):
 
 
 COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {folder} are there, {folder} is empty
-    ("unknown task ''", "data", ""),
+    ("an argument is empty", "data", ""),
+    ("an argument is empty", "evaluate", ""),
+    ("--out is empty", "train", "bit-xor", "--out="),
+    ("--lr is empty", "train", "bit-xor", "--lr", "1e-3", ""),
+    ("--task-file is empty", "train", "--task-file", ""),
+    ("--export is empty", "evaluate", "{run}", "--export", ""),
+    ("--lr needs at least one value", "train", "bit-xor", "--lr"),
+    ("known: --strings, --bits", "train", "bit-xor", "--zzzzz"),
+    ("known: --split, --examples", "evaluate", "{run}", "--zzzzz"),
+    ("--tasks needs at least one value", "benchmark", "--tasks"),
+    ("--dtype needs at least one value", "benchmark", "--dtype"),
     ("unknown task 'BIT-XOR'", "data", "BIT-XOR"),
     ("did you mean 'bit-xor'?", "train", "bit_xor"),
     ("unknown task", "train", "self-x"),
@@ -121,7 +136,7 @@ COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {
     ("no config.json", "evaluate", "/"),
     ("no folder {file}", "evaluate", "{file}"),
     ("no folder {run}/config.json", "evaluate", "{run}/config.json"),
-    ("known: validation, test", "evaluate", "{run}", "--split", ""),
+    ("--split is empty", "evaluate", "{run}", "--split", ""),
     ("--examples must be", "evaluate", "{run}", "--examples", "0"),
     ("--examples must be", "evaluate", "{run}", "--examples", "-5"),
     ("nan", "evaluate", "{run}", "--examples", "nan"),
@@ -139,7 +154,7 @@ COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {
     ("metrics.jsonl", "figure", "/nowhere"),
     ("ends in .svg or .png", "figure", "{run}", "--to", "a.pdf"),
     ("ends in .svg or .png", "figure", "{run}", "--to", "a"),
-    ("ends in .svg or .png", "figure", "{run}", "--to", ""),
+    ("--to is empty", "figure", "{run}", "--to", ""),
     ("ends in .svg or .png", "figure", "{run}", "--to", ".svg"),
     ("cannot write", "figure", "{run}", "--to", "{file}/a.svg"),
     ("unknown part", "figure", "{run}", "--part", "hidden", "--to", "a.svg"),
@@ -151,12 +166,12 @@ COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {
     ("did you mean 'hidden'?", "figure", "--study", "births", "--task", "bit-memory", "--chosen", "True", "--part", "hiden",
      "--to", "a.svg"),
     ("--study", "table"),
-    ("unknown study ''", "table", "--study", ""),
+    ("--study is empty", "table", "--study", ""),
     ("unknown study", "table", "--study", "births.jsonl"),
     ("unknown task", "table", "--study", "births", "--task", "x"),
     ("cannot write", "table", "--study", "births", "--to", "{file}/x"),
     ("cannot write", "table", "--study", "births", "--to", "{folder}"),
-    ("small letters", "collect", "{run}", "--study", ""),
+    ("--study is empty", "collect", "{run}", "--study", ""),
     ("small letters", "collect", "{run}", "--study", "A"),
     ("small letters", "collect", "{run}", "--study", "é"),
     ("small letters", "collect", "{run}", "--study", "a b"),
@@ -166,14 +181,14 @@ COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {
     ("no finished run", "collect", "{folder}", "--study", "s", "--records", "{folder}"),
     ("unknown task", "benchmark", "--tasks", "mnist"),
     ("unknown dtype", "benchmark", "--dtype", "float64"),
-    ("unknown body ''", "benchmark", "--body", ""),
+    ("--body is empty", "benchmark", "--body", ""),
     ("side to compare with", "benchmark", "--against", "jax"),
     ("--stack must be", "benchmark", "--stack", "0"),
     ("--seconds must be", "benchmark", "--seconds", "nan"),
     ("--seconds must be", "benchmark", "--seconds", "-1"),
     ("--batch must be", "benchmark", "--batch", "0"),
     ("not the pretraining", "benchmark", "--tasks", "language", "--against", "torch"),
-    ("unknown pretraining ''", "pretrain", ""),
+    ("an argument is empty", "pretrain", ""),
     ("did you mean 'language'?", "pretrain", "Language"),
     ("which task?", "pretrain", "self", "--bits"),
     ("did you mean 'mnist'?", "pretrain", "self", "self-mnist"),
@@ -405,11 +420,64 @@ OWN = re.search(r"```python\n(.*?)```", (ROOT / "tasks" / "own_task.md").read_te
 @pytest.mark.parametrize("text", [
     "", "raise ValueError", "1 / 0", "def f(): f()\nf()", "class A:\n\tx = 1\n        y = 2", "x = 1\0", "import fpt.nothing",
     "from fpt.task import Task\nfrom tasks.bits import BitXor", OWN + OWN.replace("class Recall", "class Other"),
-], ids=range(9))
+    "import sys\nsys.exit()", "raise SystemExit(3)", "class Odd(BaseException): ...\nraise Odd", "raise ValueError('a\\nb')",
+], ids=range(13))
 @pytest.mark.parametrize("name", ["data", "train"])
 def test_a_task_file_that_defines_none(refused, tmp_path, name, text):
     (tmp_path / "own.py").write_text(text)
     refused("own.py", name, "--task-file", tmp_path / "own.py")
+
+
+def test_the_line_of_a_task_file_that_raises_is_named(refused, tmp_path):
+    (tmp_path / "own.py").write_text("def divide(): return 1 / 0\n\ndivide()")
+    refused("ZeroDivisionError: division by zero (line 1)", "data", "--task-file", tmp_path / "own.py")
+
+
+@pytest.mark.parametrize("name", ["own.txt", "own", "o w\nn.py", "ünï.py", "\udcff.py"])
+def test_a_task_file_may_have_any_name(command, tmp_path, name):
+    (tmp_path / name).write_text(OWN)
+    code, out, err = command("data", "--task-file", tmp_path / name)
+    assert code == 0 and out.startswith("recall: 17 tokens"), err
+    assert [path.name for path in tmp_path.iterdir()] == [name]  # no compiled code beside it
+
+
+@pytest.mark.parametrize("name", ["../up", "x" * 300 + ".py", "a\nb.py"])
+def test_a_task_file_that_is_none(refused, tmp_path, name):
+    refused("no task file at", "data", "--task-file", tmp_path / name)
+
+
+def _in_a_process(*arguments, **settings):
+    found = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                           env=os.environ | settings.pop("env", {}), **settings)
+    return found.returncode, found.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here that is always full")
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_an_output_that_is_full_is_one_line(buffered):
+    with open("/dev/full", "w") as full:
+        code, err = _in_a_process("scripts.train", "bit-xor", "--help", stdout=full, env={"PYTHONUNBUFFERED": buffered})
+    assert code == 2 and err.startswith("error: cannot write to the standard output") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_the_line_is_the_same_where_the_terminal_has_no_unicode(encoding):
+    code, err = _in_a_process("scripts.train", "bit-xor", "--lr", "x", env={"PYTHONIOENCODING": encoding})
+    assert (code, err) == (2, "error: Error parsing --lr: Could not find valid parse for arguments: ['x']; see python -m "
+                              "scripts.train bit-xor --help\n")
+
+
+def test_an_example_is_shown_where_the_terminal_has_no_unicode():
+    code, err = _in_a_process("scripts.data", "bit-memory", stdout=subprocess.DEVNULL, env={"PYTHONIOENCODING": "ascii"})
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("platform", ["cuda", "xyz"])
+def test_a_platform_that_is_not_there_is_one_line(platform):
+    if platform == "cuda" and importlib.util.find_spec("jax_cuda12_plugin"):
+        pytest.skip("there may be such a platform here")
+    code, err = _in_a_process("scripts.data", "bit-xor", stdout=subprocess.DEVNULL, env={"JAX_PLATFORMS": platform})
+    assert code == 2 and f"JAX_PLATFORMS is {platform!r}" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", [bytes(range(256)), "# é".encode("latin-1"), "x = 1".encode("utf-16")], ids=range(3))
