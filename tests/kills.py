@@ -56,7 +56,9 @@ def start(scenario: Scenario, home: Path) -> subprocess.Popen:
                                 "HF_HUB_OFFLINE": "1", "JAX_COMPILATION_CACHE_DIR": str(home.parent / "xla")}
     module, *rest = scenario.arguments
     return subprocess.Popen([sys.executable, "-m", f"scripts.{module}", *rest], cwd=home, env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+                            # A shell has what it runs in the background ignore Ctrl-C: this script too, and what it starts.
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def processes(session: int) -> list[int]:

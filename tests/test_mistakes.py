@@ -118,7 +118,7 @@ COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {
     ("name it with --data-dir", "data", "listops", "--source", "lra"),
     ("--shortest 0", "data", "listops", "--shortest", "0"),
     ("--shortest 200", "data", "listops", "--shortest", "200"),
-    ("--longest must be", "data", "listops", "--shortest", "2", "--longest", "2"),
+    ("no expression has 2 to 2 tokens", "data", "listops", "--shortest", "2", "--longest", "2"),
     ("--depth and --arguments", "data", "listops", "--depth", "1"),
     ("--depth and --arguments", "data", "listops", "--arguments", "-1"),
     ("--train-examples", "data", "listops", "--train-examples", "0"),
