@@ -129,7 +129,7 @@ def main() -> None:
                 raise SystemExit(f"{scenario.name} fails undisturbed: {said}")
             expected[scenario.name], seconds[scenario.name] = content(scenario, home), time.monotonic() - begun
         print({name: round(value, 1) for name, value in seconds.items()}, flush=True)
-        number = 0
+        number = told = 0
         while killed < options.kills:
             scenario = every[number % len(every)]
             home = prepared(root / f"{number}-{scenario.name}")
@@ -161,9 +161,10 @@ def main() -> None:
                 faults.append(f"{home.name}: a file of its user's was touched")
             if (left := hidden(home)):
                 faults.append(f"{home.name}: left behind: {left}")
-            print(f"{killed} kills, {len(faults)} faults", flush=True)
+            print("\n".join([*faults[told:], f"{killed} kills, {len(faults)} faults"]), flush=True)
+            told = len(faults)
             shutil.rmtree(home)
-    print("\n".join(faults) or "every command ended in the same bytes; nothing was left running or touched")
+    print(f"{len(faults)} faults" if faults else "every command ended in the same bytes; nothing was left running or touched")
     raise SystemExit(bool(faults))
 
 
