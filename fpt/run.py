@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ VALIDATION = 2_000  # examples of validation, unless said otherwise
 MEMORY_SHARE = 0.85  # of the device's memory that a stack may take
 
 
-def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Path | str | None = None,
+def train(configs: Config | Iterable[Config], out: Path | str = "runs", data_dir: Path | str | None = None,
           quiet: bool = False) -> list[dict[str, Any]]:
     """Trains every run that is not finished yet, as few stacks as fit; returns the results, in the order given.
 
@@ -34,12 +35,14 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
     Ctrl-C.
     """
     begun = time.monotonic()
-    configs = [configs] if isinstance(configs, Config) else configs
+    asked = list(configs) if isinstance(configs, Iterable) else [configs]
+    if strange := [config for config in asked if not isinstance(config, Config)]:
+        raise UserError(f"train takes a Config or several of them, not {strange[0]!r}")
     resolved, bodies = [], {}
-    for config in configs:
+    for config in asked:
+        contract.check_sizes(config.task)
         common = config.stackable()
         if common not in bodies:
-            contract.check_sizes(config.task)
             bodies[common] = parameters.resolve(common)
         ready, found = bodies[common]
         if found and config.seed in found.seeds:
@@ -47,7 +50,10 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
                             "the input and output layers that it grew around, and knows answers untrained: choose another --seed")
         resolved.append(dataclasses.replace(config, body=ready.body, load=ready.load, geometry=ready.geometry,
                                             checkpoint=ready.checkpoint))
-    folders = [records.Folder(Path(out), config) for config in resolved]
+    names = [config.name for config in resolved]
+    distinct = dict(zip(names, zip(asked, resolved)))  # what was asked for twice is one run
+    configs = [config for config, _ in distinct.values()]
+    folders = [records.Folder(Path(out), config) for _, config in distinct.values()]
     named, loaded = data_folder(data_dir), {}
     for folder in folders:
         if folder.finished:
@@ -71,7 +77,8 @@ def train(configs: Config | list[Config], out: Path | str = "runs", data_dir: Pa
                 held.callback(folder.close)
             stacks.train([folder for folder in unfinished if not folder.finished])  # another process may have been faster
         begun = time.monotonic()
-    return [folder.result() for folder in folders]
+    results = {name: folder.result() for name, folder in zip(distinct, folders)}
+    return [results[name] for name in names]
 
 
 def together(begun: dict[str, list[tuple[int, tuple[str, ...]]]]) -> list[tuple[int, list[str]]]:

@@ -1,7 +1,7 @@
 """The contract between a task and everything that trains on it, evaluates it or draws it.
 
 A task is a frozen dataclass whose fields are its sizes: each becomes an option of the commands, and part of a run's
-identity.  It says what the tokens are, how a training batch is drawn on the device, what its fixed splits hold, what
+identity, and has a plain value as its default: a number, a text, None, or a tuple of them.  It says what the tokens are, how a training batch is drawn on the device, what its fixed splits hold, what
 each token means, and what trivial predictors reach.  Loss and accuracy are the same for every task: integer
 cross-entropy and argmax over `logits[batch, answer, class]`.
 
@@ -47,7 +47,7 @@ class Preset:
 class Task:
     """Base of all tasks.  A subclass gives the class attributes, the properties and the methods below."""
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # of letters, digits, points, dashes and underscores, a letter or digit first
     presets: ClassVar[Mapping[str, Preset]]  # "laptop": ends in minutes on two cores; "paper": as published
 
     # What the model must know. Exactly one of width and vocabulary is not None.
@@ -87,7 +87,7 @@ class Task:
     def floors(self, data: dict[str, Split], examples: Split) -> dict[str, float]:
         """Name of a trivial predictor -> the accuracy it reaches on `examples`; what is fitted is fitted on data's `train`.
 
-        A floor of one of the `slices` alone is named `slice/predictor`.
+        A floor of one of the `slices` alone is named `slice/predictor`; there is at least one of all examples.
         """
         raise NotImplementedError
 

@@ -65,7 +65,7 @@ BREACHES = {  # how the task is changed, and words of the error
     "a preset that is a dict": (("Preset(", "dict("), "presets['laptop'] is a dict"),
     "a preset of an unknown size": (("eval_every=2", 'eval_every=2, sizes={"tokns": 3}'), "sizes named tokns"),
     "a preset of an unknown setting": (("eval_every=2", 'eval_every=2, settings={"rate": 3}'), "settings named rate"),
-    "a preset of a setting that cannot be": (("eval_every=2", 'eval_every=2, settings={"clip": -1}'), "--clip must be"),
+    "a preset of a setting that cannot be": (("eval_every=2", 'eval_every=2, settings={"clip": -1}'), "presets['laptop']: --clip must be"),
     "a preset of no number": (("steps=2", 'steps="two"'), "presets['laptop']: --steps must be a whole number"),
     "a field without a default": (("tokens: int = 4", "tokens: int"), "tokens"),
     "a field with a factory": (("tokens: int = 4", "tokens: int = __import__('dataclasses').field(default_factory=int)"),

@@ -457,6 +457,20 @@ def test_a_value_of_another_kind_is_refused_by_name(config, setting):
         dataclasses.replace(config, **setting)
 
 
+def test_configurations_may_come_one_after_another_and_twice(config, tmp_path):
+    short = dataclasses.replace(config, steps=2, eval_every=2)
+    asked = [short, dataclasses.replace(short, seed=1), short, dataclasses.replace(short, load="body")]
+    results = train((config for config in asked), tmp_path, quiet=True)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert results[0] == results[2] == results[3] != results[1]
+
+
+@pytest.mark.parametrize("configs", [None, "x", 5, [None], {"lr": 1}], ids=str)
+def test_what_is_no_configuration_is_refused(tmp_path, configs):
+    with pytest.raises(UserError, match="train takes a Config or several of them, not"):
+        train(configs, tmp_path)
+
+
 def test_a_preset_brings_its_sizes_but_for_those_that_were_given():
     from tasks.listops import ListOps
 
