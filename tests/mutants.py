@@ -138,7 +138,7 @@ MODEL = [
     Mutant("fpt/model.py", "model", "the columns of the output layer are classes by answers",
            "logits.reshape(len(logits), -1, self.classes), seen",
            "logits.reshape(*states.shape[:2], self.classes, -1).swapaxes(2, 3).reshape(len(logits), -1, self.classes), seen"),
-    Mutant("fpt/model.py", "run:record_says", "queries and answers per query are swapped",
+    Mutant("fpt/model.py", "model", "queries and answers per query are swapped",
            "task.pad, task.queries, task.answers_per_query, task.classes,",
            "task.pad, task.answers_per_query, task.queries, task.classes,"),
     Mutant("fpt/gpt2.py", "parity", "scores are divided by the root of the body's width",

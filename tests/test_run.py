@@ -88,6 +88,8 @@ def test_the_best_on_validation_is_kept_and_tested(undisturbed):
         found = evaluate(loaded.trainer, loaded.frozen, loaded.trainable, data["test"])[0]
         assert found["accuracy"] == loaded.result["test"]["accuracy"]
         assert found["loss"] == pytest.approx(loaded.result["test"]["loss"], rel=1e-5)
+        chosen = evaluate(loaded.trainer, loaded.frozen, loaded.trainable, data["validation"])[0]
+        assert chosen["accuracy"] == loaded.result["validation"]["accuracy"]  # the weights are those of the best step
 
 
 def test_a_run_learns(undisturbed):
