@@ -56,9 +56,7 @@ def start(scenario: Scenario, home: Path) -> subprocess.Popen:
                                 "HF_HUB_OFFLINE": "1", "JAX_COMPILATION_CACHE_DIR": str(home.parent / "xla")}
     module, *rest = scenario.arguments
     return subprocess.Popen([sys.executable, "-m", f"scripts.{module}", *rest], cwd=home, env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-                            # A shell has what it runs in the background ignore Ctrl-C: this script too, and what it starts.
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def processes(session: int) -> list[int]:
@@ -114,7 +112,7 @@ def main() -> None:
         from fpt import Config, checkpoint, train
         from fpt.model import draw_body
         from tasks.bits import BitXor
-        from tests.conftest import TINY
+        from tests.conftest import TINY  # which also has Ctrl-C heard again where a shell has it ignored
 
         checkpoint.write(root / "tiny", TINY, draw_body(TINY, jax.random.key(5)))
         train(Config(BitXor(bits=10), str(root / "tiny"), steps=2, batch=4, lr=1e-2, eval_every=2), root / "done", quiet=True)

@@ -18,9 +18,7 @@ SLOW = ["listops", "--preset", "paper", "--depth", "6", "--train-examples", "100
 def _drawing(cache, start=("-m", "scripts.data", *SLOW)):
     """A command that has just begun to draw, in a session of its own."""
     started = subprocess.Popen([sys.executable, "-u", *start], cwd=ROOT, env=os.environ | {"FPT_CACHE": str(cache)}, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                               # A shell has what it runs in the background ignore Ctrl-C: tests too, and what they start.
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     assert "drawing" in started.stdout.readline()
     return started
 
