@@ -13,11 +13,11 @@ if compiled := os.environ.get("FPT_TEST_COMPILED"):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
 else:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
-    # A shell has what it runs in the background ignore Ctrl-C, and so would all that tests start.
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# A shell has what it runs in the background ignore Ctrl-C, and so would all that tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import pytest
