@@ -51,7 +51,11 @@ def run(main: Callable[[list[str]], None]) -> None:
         except OSError:  # so it was the output that could not be written, and nothing else that went wrong
             _drop_output()
             _fail(f"cannot write to the standard output: {error.strerror}; free some space or send it elsewhere")
-        raise
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename} cannot be used: {error.strerror}")  # forbidden, or too long a name
+    except MemoryError:
+        _fail("there is not enough memory for this; smaller sizes need less")
     except (RuntimeError, AssertionError):  # jax raises either, wherever it is first asked for a device that is not there
         if _has_device():
             raise

@@ -504,3 +504,15 @@ def test_a_run_or_a_body_in_python_that_is_none(folder):
 def test_more_tokens_than_positions(tiny_folder):
     with pytest.raises(UserError, match="65 tokens, but the body has 64 positions"):
         load_body(tiny_folder)(np.zeros((1, 65, 32)))
+
+
+@pytest.mark.parametrize("arguments", [
+    ("evaluate", "{name}"), ("collect", "{name}", "--study", "s"), ("figure", "{name}"),
+    ("figure", "--study", "{name}", "--to", "x.svg"), ("train", "bit-xor", "--out", "{name}"),
+    ("train", "bit-xor", "--data-dir", "{name}"), ("train", "bit-xor", "--body", "{name}"),
+    ("train", "--task-file", "{name}"), ("pretrain", "language", "--data-dir", "{name}")])
+def test_a_name_that_is_too_long_is_one_line(command, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(*(argument.format(name="n" * 300) for argument in arguments))
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
