@@ -1,10 +1,10 @@
 """The contract between a task and everything that trains on it, evaluates it or draws it.
 
 A task is a frozen dataclass whose fields are its sizes: each becomes an option of the commands, and part of a run's
-identity, and has a plain value as its default: a number, a text, None, or a tuple of them.  It says what the tokens are,
-how a training batch is drawn on the device, what its fixed splits hold, what each token means, and what trivial
-predictors reach.  Loss and accuracy are the same for every task: integer
-cross-entropy and argmax over `logits[batch, answer, class]`.
+identity, and has a plain value as its default: a number, a text, None, or a tuple of them.  A task says what the tokens
+are, how a training batch is drawn on the device, what its fixed splits hold, what each token means, and what trivial
+predictors reach.  Loss and accuracy are the same for every task: integer cross-entropy and argmax over
+`logits[batch, answer, class]`.
 
 This module and the classes that implement it are imported by `--help`: jax is imported inside the methods that run
 on the device, never at the top.
