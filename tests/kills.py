@@ -39,9 +39,9 @@ def scenarios(body: Path, run: Path) -> list[Scenario]:
     """The five kinds; `run` is a finished run to evaluate and to export."""
     tiny = ("--bits", "3", "--body", str(body), "--batch", "8", "--eval-every", "500")
     return [
-        Scenario("training", ("train", "bit-xor", *tiny, "--steps", "12000", "--seed", "0", "1", "--out", "runs"),
+        Scenario("training", ("train", "bit-xor", *tiny, "--steps", "4000", "--seed", "0", "1", "--out", "runs"),
                  ("runs/*/trainable.safetensors", "runs/*/metrics.jsonl")),
-        Scenario("pretraining", ("pretrain", "task", "bit-xor", *tiny, "--steps", "3000", "--out", "runs", "--to", "copy"),
+        Scenario("pretraining", ("pretrain", "task", "bit-xor", *tiny, "--steps", "1500", "--out", "runs", "--to", "copy"),
                  ("copy/model.safetensors", "copy/config.json", "runs/*/trainable.safetensors")),
         Scenario("generation", ("data", "listops", "--train-examples", "6000", "--held-out", "500"), ("cache/**/*listops*",)),
         Scenario("evaluation", ("evaluate", str(run), "--predictions", "predictions.jsonl"), ("predictions.jsonl",)),
