@@ -161,7 +161,7 @@ def targets(home: Path) -> list[Target]:
 
     def read_text(folder: Path):
         with cache_at(folder):
-            text = prepare(home / "data", 300, None, quiet)
+            text = prepare(home / "data", 270, None, quiet)
             return [np.asarray(text.stream(name)) for name in ("train", "validation", "heldout")] + [
                 text.floors, text.successor, text.tokenizer.to_str()]
 
