@@ -7,11 +7,14 @@ import io
 import itertools
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from types import FrameType
 from typing import Any, NoReturn, get_type_hints
 
 import tyro
@@ -31,6 +34,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Runs a command: a user's mistake is one line and exit code 2, Ctrl-C is exit code 130."""
     sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # where the shell has closed it
     sys.stdout.reconfigure(errors="replace")  # what a terminal without Unicode cannot show
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         try:
             refuse_empty(sys.argv[1:])
@@ -61,6 +66,16 @@ def run(main: Callable[[list[str]], None]) -> None:
             raise
         _fail(f"jax finds no device to compute on: JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS', '')!r}; set it to cpu, or "
               "to a platform that this machine has and jax is installed for")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raises KeyboardInterrupt; a little later where jax has been called by the garbage collector, which would swallow it."""
+    while frame:
+        if frame.f_code.co_name == "_xla_gc_callback":
+            threading.Timer(0.01, os.kill, [os.getpid(), number]).start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _fail(error: UserError | str) -> NoReturn:

@@ -292,3 +292,24 @@ def test_a_task_file_that_defines_no_task_is_refused(command, tmp_path, text, sa
     (tmp_path / "own.py").write_text(text)
     code, _, err = command("train", "--task-file", tmp_path / "own.py")
     assert code == 2 and said in err and err.count("\n") == 1
+
+
+def test_ctrl_c_is_not_lost_in_what_jax_does_while_memory_is_collected(tmp_path):
+    """An exception inside a callback of the garbage collector is printed and ignored."""
+    script = """
+import os, signal, time
+from scripts.command import run
+def _xla_gc_callback():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+    except KeyboardInterrupt:
+        print("swallowed")
+def main(arguments):
+    _xla_gc_callback()
+    time.sleep(5)
+    print("went on")
+run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nstopped\n")
