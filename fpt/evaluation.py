@@ -37,9 +37,10 @@ def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
 
 def score(task: Task, split: Split, predictions: np.ndarray, losses: np.ndarray) -> dict[str, Any]:
     """One run's predictions [N, A] and losses [N] -> accuracy over all scored answers, mean loss, n, accuracy by slice."""
-    right = predictions == split.targets
-    slices = {name: finite(right[mask].mean()) for name, mask in task.slices(split.inputs).items() if mask.any()}
-    return {"accuracy": float(right.mean(where=split.targets != UNSCORED)),
+    right, scored = predictions == split.targets, split.targets != UNSCORED
+    parts = {name: mask & scored for name, mask in task.slices(split.inputs).items()}
+    slices = {name: finite(right[part].mean()) for name, part in parts.items() if part.any()}
+    return {"accuracy": float(right.mean(where=scored)),
             "loss": finite(losses.mean(dtype=np.float64)), "n": len(right), "slices": slices}
 
 

@@ -51,3 +51,12 @@ def test_the_loss_of_a_split_is_the_mean_over_what_is_scored():
     found, = evaluate(trainer, {}, stacked, part)
     assert found["loss"] == pytest.approx(nats[:, :10].mean(), rel=1e-5)
     assert found["accuracy"] == pytest.approx((logits.argmax(-1) == split.targets[:6])[:, :10].mean())
+
+
+def test_a_slice_is_of_what_is_scored_in_it_alone():
+    inputs = np.array([[[1, -1, 1, 1], [0, -1, 0, 1]]], np.int8)
+    targets, predictions = np.array([[1, 0, UNSCORED, UNSCORED]]), np.array([[1, 1, 1, 1]])
+    found = score(TASK, Split(inputs, targets), predictions, np.array([0.5]))
+    assert (found["accuracy"], found["slices"]) == (1 / 2, {"hidden": 1.0, "visible": 0.0})
+    hidden = Split(inputs, np.array([[1, UNSCORED, 1, UNSCORED]]))
+    assert score(TASK, hidden, predictions, np.array([0.5]))["slices"] == {"hidden": 1.0}
