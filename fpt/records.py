@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from fpt.arrays import described, digest, pack, unpack
 from fpt.config import PLACES, Config
 from fpt.errors import UserError
-from fpt.files import remove_leftovers, write_whole
+from fpt.files import remove_leftovers, sha256, write_whole
 
 CONFIG, METRICS, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", ".lock"
 TRAINABLE, FROZEN = "trainable.safetensors", "frozen.safetensors"
@@ -178,6 +178,8 @@ class Folder:
                      identity: dict[str, str]) -> None:
         """The trained parameters with what identifies their body, then the result; then no state is needed any more."""
         result = result | {"trainable": digest(trainable)}
+        if self.config.task_file:  # a record tells the file's name, and what it held
+            result["task_file"] = sha256(Path(self.config.task_file))
         write_whole(self.path / TRAINABLE, pack(trainable, identity))
         write_json(self.path / RESULT, result | {"checksum": checksum(self._stated, history, result)})
         self.remove_states()

@@ -178,6 +178,17 @@ def test_the_record_of_a_run_names_no_place(tiny_folder, tmp_path, own):
     assert summary(folder)["config"]["task_file"] == "own.py"
 
 
+def test_runs_on_two_versions_of_a_task_file_are_not_seeds_of_one(own, tiny_folder, tmp_path):
+    import tasks
+    from fpt.records import summary
+    from scripts.recorded import conditions
+
+    folder, file, _ = own
+    file.write_text(file.read_text() + "\n# another version\n")
+    other = run(tiny_folder, tmp_path / "runs", tasks.from_file(file)(), task_file=str(file), seed=1)
+    assert len(conditions([summary(folder), summary(other)])) == 2
+
+
 @pytest.mark.parametrize("kind", ["body", "run"])
 def test_what_is_let_go_is_freed_with_its_weights(tiny_folder, tmp_path, kind):
     if kind == "body":
