@@ -28,6 +28,8 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from fpt.bodies import Geometry
 from fpt.randomness import keep_mask
 
+NO_DROPOUT = (None, None, None)  # bits of a block's three places
+
 ACTIVATIONS = {
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -44,6 +46,11 @@ def dropout(x, rate: float, bits):
     if bits is None or rate == 0:
         return x
     return jnp.where(keep_mask(bits, x.shape, rate), x / (1 - rate), 0)
+
+
+def norm(geometry: Geometry) -> nn.LayerNorm:
+    """A layer norm of the body, its variance computed in two passes."""
+    return nn.LayerNorm(epsilon=geometry.epsilon, use_fast_variance=False)
 
 
 def precision(dtype) -> str:
@@ -127,21 +134,38 @@ def visible(read, tokens: int):
     return (places <= queries[:, :, None])[:, None]
 
 
+class Heads(NamedTuple):
+    """What the heads of a layer pass on instead of their own results, as an ablation wants it."""
+
+    kept: jax.Array  # bool [H]: the heads whose results stay as they are
+    instead: jax.Array  # float32 [Q, H, D / H], or what broadcasts to it: what the others pass on
+
+
 class Attention(nn.Module):
     """Causal multi-head attention: x [B, T, D] -> [B, Q, D] for the tokens that are read, and its map [B, H, Q, T]."""
 
     geometry: Geometry
     dtype: jnp.dtype
 
-    @nn.compact
-    def __call__(self, x, read, bits):
+    def setup(self):
+        self.c_attn = Projection(3 * self.geometry.width, self.dtype)
+        self.c_proj = Projection(self.geometry.width, self.dtype)
+
+    def __call__(self, x, read, bits, heads: Heads | None = None):
+        mixed, weights = self.mix(x, read, bits[0])
+        if heads is not None:
+            mixed = jnp.where(heads.kept[:, None], mixed, heads.instead)
+        out = self.c_proj(mixed.reshape(*mixed.shape[:2], self.geometry.width))
+        return dropout(out, self.geometry.residual_dropout, bits[1]), weights
+
+    def mix(self, x, read, bits):
+        """The values of x as each head mixes them, float32 [B, Q, H, D / H], and the weights that it mixes them by."""
         width, heads = self.geometry.width, self.geometry.heads
-        joint = Projection(3 * width, self.dtype, name="c_attn")
         if read is None:
-            query, key, value = jnp.split(joint(x), 3, axis=-1)
+            query, key, value = jnp.split(self.c_attn(x), 3, axis=-1)
         else:
-            query = joint(pick(x, read), slice(width))
-            key, value = jnp.split(joint(x, slice(width, None)), 2, axis=-1)
+            query = self.c_attn(pick(x, read), slice(width))
+            key, value = jnp.split(self.c_attn(x, slice(width, None)), 2, axis=-1)
         split = lambda t: t.reshape(*t.shape[:2], heads, -1).astype(self.dtype)  # [B, T, H, D / H]
         query, key, value = split(query), split(key), split(value)
         einsum = functools.partial(jnp.einsum, precision=precision(self.dtype), preferred_element_type=jnp.float32)
@@ -149,10 +173,8 @@ class Attention(nn.Module):
         scores = scores / math.sqrt(width // heads)
         scores = jnp.where(visible(read, x.shape[1]), scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores)
-        mixed = dropout(weights, self.geometry.attention_dropout, bits[0]).astype(self.dtype)
-        mixed = einsum("bhqt,bthd->bqhd", mixed, value)
-        out = Projection(width, self.dtype, name="c_proj")(mixed.reshape(*mixed.shape[:2], width))
-        return dropout(out, self.geometry.residual_dropout, bits[1]), weights
+        mixed = dropout(weights, self.geometry.attention_dropout, bits).astype(self.dtype)
+        return einsum("bhqt,bthd->bqhd", mixed, value), weights
 
 
 class FeedForward(nn.Module):
@@ -169,6 +191,28 @@ class FeedForward(nn.Module):
         return dropout(out, geometry.residual_dropout, bits[2])
 
 
+class Block(nn.Module):
+    """Attention and feed-forward layer around one residual stream [B, T, D]; from attention on, only what is read."""
+
+    geometry: Geometry
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.ln_1, self.ln_2 = norm(self.geometry), norm(self.geometry)
+        self.attn = Attention(self.geometry, self.dtype)
+        self.mlp = FeedForward(self.geometry, self.dtype)
+
+    def __call__(self, x, read=None, bits=NO_DROPOUT, heads: Heads | None = None):
+        x = _materialised(x)
+        mixed, weights = self.attn(self.ln_1(x), read, bits, heads)
+        x = _materialised(pick(x, read) + mixed)
+        return x + self.mlp(self.ln_2(x), bits), weights
+
+    def mix(self, x, read=None):
+        """What the block's heads do with x: see `Attention.mix`."""
+        return self.attn.mix(self.ln_1(x), read, None)
+
+
 class Body(nn.Module):
     """The stack of blocks.  Parameters have the names of GPT-2's checkpoints, `h_0` for `h.0`.
 
@@ -178,7 +222,12 @@ class Body(nn.Module):
     geometry: Geometry
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
+    def setup(self):
+        geometry = self.geometry
+        self.wpe = self.param("wpe", nn.initializers.zeros, (geometry.positions, geometry.width))
+        self.h = [Block(geometry, self.dtype) for _ in range(geometry.layers)]
+        self.ln_f = norm(geometry)
+
     def __call__(self, embeds, key=None, read=None, hidden: bool = False, maps: bool = False, first=0):
         """Embedded tokens [B, T, D] -> the last hidden states [B, Q, D] of the tokens that are read, and what was Seen.
 
@@ -191,35 +240,20 @@ class Body(nn.Module):
             raise ValueError(f"{tokens} tokens, but the body has {geometry.positions} positions")
         places = 3 * geometry.layers + 1
         bits = [None] * places if key is None else jax.random.bits(key, (places, 2))
-        norm = functools.partial(nn.LayerNorm, epsilon=geometry.epsilon, use_fast_variance=False)
 
-        positions = self.param("wpe", nn.initializers.zeros, (geometry.positions, geometry.width))
-        x = dropout(embeds + jax.lax.dynamic_slice_in_dim(positions, first, tokens), geometry.embedding_dropout, bits[-1])
+        x = self.place(embeds, first, bits[-1])
         states, seen = [], []
-        for layer in range(geometry.layers):
+        for layer, block in enumerate(self.h):
             early = read if layer == geometry.layers - 1 and not (hidden or maps) else None
             states.append(x)
-            x, weights = Block(geometry, self.dtype, norm, name=f"h_{layer}")(
-                x, early, bits[3 * layer : 3 * layer + 3])
+            x, weights = block(x, early, bits[3 * layer : 3 * layer + 3])
             seen.append(weights)
-        x = norm(name="ln_f")(x)
+        x = self.ln_f(x)
         states.append(x)
         out = pick(x, read) if hidden or maps else x
         return out, Seen(jnp.stack(states) if hidden else None, jnp.stack(seen) if maps else None)
 
-
-class Block(nn.Module):
-    """Attention and feed-forward layer around one residual stream [B, T, D]; from attention on, only what is read."""
-
-    geometry: Geometry
-    dtype: jnp.dtype
-    norm: type[nn.Module]
-
-    @nn.compact
-    def __call__(self, x, read, bits):
-        x = _materialised(x)
-        mixed, weights = Attention(self.geometry, self.dtype, name="attn")(
-            self.norm(name="ln_1")(x), read, bits)
-        x = _materialised(pick(x, read) + mixed)
-        return x + FeedForward(self.geometry, self.dtype, name="mlp")(
-            self.norm(name="ln_2")(x), bits), weights
+    def place(self, embeds, first=0, bits=None):
+        """Embedded tokens [B, T, D] with their positions added, as they enter the first block."""
+        rows = jax.lax.dynamic_slice_in_dim(self.wpe, first, embeds.shape[1])
+        return dropout(embeds + rows, self.geometry.embedding_dropout, bits)

@@ -34,7 +34,17 @@ class Model(nn.Module):
     input_dropout: float = 0.1
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
+    def setup(self):
+        if self.vocabulary is None:
+            self.input = Projection(self.geometry.width, self.dtype)
+        elif self.tied:
+            self.token = nn.Embed(self.vocabulary, self.geometry.width)
+        else:
+            self.input = nn.Embed(self.vocabulary, self.geometry.width)
+        self.body = Body(self.geometry, self.dtype)
+        if not self.tied:
+            self.output = Projection(self.answers_per_query * self.classes, self.dtype)
+
     def __call__(self, tokens, key=None, hidden: bool = False, maps: bool = False, first=0):
         """Tokens [B, T, W] or [B, T] -> logits [B, A, C], and what was Seen on the way.
 
@@ -43,24 +53,39 @@ class Model(nn.Module):
         body_key = input_bits = None
         if key is not None:
             body_key, input_bits = stream(key, "body"), jax.random.bits(stream(key, "input"), (2,))
-        if self.vocabulary is None:
-            embeds = Projection(self.geometry.width, self.dtype, name="input")(tokens)
-            embeds = dropout(embeds, self.input_dropout, input_bits)
-        else:
-            table = nn.Embed(self.vocabulary, self.geometry.width, name="token" if self.tied else "input")
-            embeds = table(tokens)
-        read = self.queries
-        if self.pad is not None:
-            lengths = jnp.sum(tokens != self.pad, axis=1)
-            read = lengths[:, None] - self.queries + jnp.arange(self.queries)
-        body = Body(self.geometry, self.dtype, name="body")
-        states, seen = body(embeds, body_key, read, hidden, maps, first)
+        states, seen = self.body(self.embed(tokens, input_bits), body_key, self.read(tokens), hidden, maps, first)
+        return self.answer(states), seen
+
+    def embed(self, tokens, bits=None):
+        """Tokens [B, T, W] or [B, T] -> embedded tokens [B, T, D]."""
+        if self.tied:
+            return self.token(tokens)
+        embeds = self.input(tokens)
+        return dropout(embeds, self.input_dropout, bits) if self.vocabulary is None else embeds
+
+    def read(self, tokens):
+        """Which tokens are read: the last `queries`, or, where pads follow the real tokens, their places [B, Q]."""
+        if self.pad is None:
+            return self.queries
+        lengths = jnp.sum(tokens != self.pad, axis=1)
+        return lengths[:, None] - self.queries + jnp.arange(self.queries)
+
+    def answer(self, states):
+        """Hidden states [B, Q, D] of the tokens that are read, after the last norm -> logits [B, A, C]."""
         if self.tied:
             # XLA's CPU would fold the transposition of the gradient into a bfloat16 product that it does not have.
-            logits = product(states, jax.lax.optimization_barrier(table.embedding.T), self.dtype)
+            logits = product(states, jax.lax.optimization_barrier(self.token.embedding.T), self.dtype)
         else:
-            logits = Projection(self.answers_per_query * self.classes, self.dtype, name="output")(states)
-        return logits.reshape(len(logits), -1, self.classes), seen
+            logits = self.output(states)
+        return logits.reshape(len(logits), -1, self.classes)
+
+    def enter(self, tokens):
+        """Tokens -> the residual stream [B, T, D] as it enters the first block, without dropout."""
+        return self.body.place(self.embed(tokens))
+
+    def leave(self, x):
+        """The residual stream [B, Q, D] of the tokens that are read, as it leaves the last block -> logits [B, A, C]."""
+        return self.answer(self.body.ln_f(x))
 
 
 def build(task: Task, geometry: Geometry, *, input_dropout: float = 0.1, dtype=jnp.float32) -> Model:
