@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property, partial
@@ -30,14 +31,14 @@ class LoadedBody:
     """A body with its weights: `body(embeds) -> hidden`, compiled once for each shape."""
 
     def __init__(self, geometry: Geometry, parameters: Mapping[str, Any], dtype=jnp.float32):
-        self.geometry, self.parameters = geometry, dict(parameters)
+        self.geometry, self.dtype, self.parameters = geometry, dtype, dict(parameters)
         module = Body(geometry, dtype)
 
         # A function of the module alone: what is compiled would else hold this body's weights for as long as the process.
-        @partial(jax.jit, static_argnames="maps")
-        def compiled(parameters, embeds, key, maps):
+        @partial(jax.jit, static_argnames=("method", "maps"))
+        def compiled(parameters, *arguments, method=None, **asked):
             named = {name.removeprefix("body/"): value for name, value in parameters.items()}
-            return module.apply({"params": unflatten_dict(named, sep="/")}, embeds, key, maps=maps)
+            return module.apply({"params": unflatten_dict(named, sep="/")}, *arguments, method=method, **asked)
 
         self._apply = compiled
 
@@ -46,10 +47,18 @@ class LoadedBody:
 
         maps: also the attention maps [L, B, H, T, T] by query and key, as a pair.  key: draws dropout; None for none.
         """
+        self._check(embeds)
+        hidden, seen = self._apply(self.parameters, embeds, key, maps=maps)
+        return (hidden, seen.maps) if maps else hidden
+
+    def enter(self, embeds) -> jax.Array:
+        """Embedded tokens [B, T, D] with their positions added, as they enter the first block."""
+        self._check(embeds)
+        return self._apply(self.parameters, embeds, method="place")
+
+    def _check(self, embeds) -> None:
         if embeds.shape[1] > self.geometry.positions:
             raise UserError(f"{embeds.shape[1]} tokens, but the body has {self.geometry.positions} positions")
-        hidden, seen = self._apply(self.parameters, embeds, key, maps)
-        return (hidden, seen.maps) if maps else hidden
 
 
 def load_body(body: str | Path, random: bool = False, seed: int = 0, dtype: str = "float32") -> LoadedBody:
@@ -83,7 +92,8 @@ class LoadedRun:
         self.result = records.summary(folder)["result"]
         trained, identity = arrays.unpack(folder / records.TRAINABLE)
         self.model = parameters.model_of(self.config)
-        source = parameters.Source(self.config, self.model, found, own_bodies=False)
+        self.geometry, self.dtype = self.model.geometry, self.model.dtype
+        self._source = source = parameters.Source(self.config, self.model, found, own_bodies=False)
         trainable, frozen = source.stack([self.config], [records.frozen(folder)])
         if {name: value.shape[1:] for name, value in trainable.items()} != {n: v.shape for n, v in trained.items()}:
             raise UserError(f"{folder / records.TRAINABLE} does not fit its configuration; train the run again")
@@ -94,6 +104,7 @@ class LoadedRun:
                             f"{here[:12]}...: {_differences(self.result)}")
         self.trainable = {name: jnp.asarray(value)[None] for name, value in trained.items()}
         self.frozen = frozen
+        self.steps = (0, *records.kept(folder))
         self.trainer = Trainer(self.model, self.config, 1, source.axes(1))
         model, task = self.model, self.task
 
@@ -102,6 +113,8 @@ class LoadedRun:
             return apply(model, parameters, task.encode(inputs), key, hidden=hidden, maps=maps)
 
         self._apply = compiled
+        self._enter = jax.jit(lambda parameters, inputs: apply(model, parameters, task.encode(inputs), method="enter"))
+        self._leave = jax.jit(lambda parameters, x: apply(model, parameters, x, method="leave"))
 
     @cached_property
     def parameters(self) -> dict[str, jax.Array]:
@@ -116,6 +129,33 @@ class LoadedRun:
         """
         logits, seen = self._apply(self.parameters, jnp.asarray(inputs), key, hidden, maps)
         return (logits, seen) if hidden or maps else logits
+
+    def enter(self, inputs) -> jax.Array:
+        """Inputs as the task stores them [B, ...] -> the residual stream [B, T, D] as it enters the first block."""
+        return self._enter(self.parameters, jnp.asarray(inputs))
+
+    def leave(self, x) -> jax.Array:
+        """The residual stream [B, Q, D] of the tokens that are read, as it leaves the last block -> logits [B, A, C]."""
+        return self._leave(self.parameters, x)
+
+    def at(self, step: int) -> LoadedRun:
+        """The run with the parameters that it had after `step` steps: one of `steps`, those that `--keep` kept and 0.
+
+        Those before the first step are made again from the run's seeds, to the bit.  Raises UserError for another step.
+        """
+        if step not in self.steps:
+            raise UserError(f"{self.folder} holds no parameters of step {step}, but of {', '.join(map(str, self.steps))}; "
+                            "train it anew with --keep N to keep those of N steps")
+        other = copy.copy(self)
+        other.__dict__.pop("parameters", None)
+        if step:
+            values = records.read_kept(self.folder, step, self.config.digest)
+        else:
+            values = self._source.values(self.config, self._source.trainable, records.frozen(self.folder))
+        if {name: value.shape for name, value in values.items()} != {name: v.shape[1:] for name, v in self.trainable.items()}:
+            raise UserError(f"the parameters of step {step} in {self.folder} are another run's; train the run again")
+        other.trainable = {name: jnp.asarray(value)[None] for name, value in values.items()}
+        return other
 
     def export(self, folder: Path | str, whole: bool = True, dtype=np.float32) -> None:
         """Writes the model as a GPT-2 checkpoint, with input and output layer beside the body's names.

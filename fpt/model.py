@@ -94,9 +94,9 @@ def build(task: Task, geometry: Geometry, *, input_dropout: float = 0.1, dtype=j
                  task.tied, input_dropout, dtype)
 
 
-def apply(model: Model, parameters: dict, tokens, key=None, **asked):
-    """The model on its parameters by name: see `Model.__call__`."""
-    return model.apply({"params": unflatten_dict(parameters, sep="/")}, tokens, key, **asked)
+def apply(model: Model, parameters: dict, *arguments, **asked):
+    """The model on its parameters by name: see `Model.__call__`; another method of it where `method` names one."""
+    return model.apply({"params": unflatten_dict(parameters, sep="/")}, *arguments, **asked)
 
 
 def shapes_of(model: Model, task: Task) -> dict[str, tuple[int, ...]]:

@@ -4,6 +4,7 @@
     metrics.jsonl           a line for each evaluation
     frozen.safetensors      frozen parameters that another kind of CPU would make with other last bits, if there are any
     trainable.safetensors   the trained parameters, best on validation: a complete model with the body beside them
+    trainable-<step>.safetensors  likewise, at the steps that were to be kept
     result.json             written last: a folder that has it is finished
     state-<step>.safetensors  while the run goes on
 
@@ -33,7 +34,7 @@ from fpt.files import remove_leftovers, sha256, write_whole
 
 CONFIG, METRICS, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", ".lock"
 TRAINABLE, FROZEN = "trainable.safetensors", "frozen.safetensors"
-WRITTEN = r"config\.json|metrics\.jsonl|result\.json|(trainable|frozen|state-\d+)\.safetensors"
+WRITTEN = r"config\.json|metrics\.jsonl|result\.json|(trainable|trainable-\d+|frozen|state-\d+)\.safetensors"
 
 
 def finite(value: float) -> float | None:
@@ -184,10 +185,13 @@ class Folder:
         write_json(self.path / RESULT, result | {"checksum": checksum(self._stated, history, result)})
         self.remove_states()
 
+    def write_kept(self, step: int, trainable: dict[str, np.ndarray]) -> None:
+        """The trainable parameters after a step, for whoever wants to look at them later."""
+        write_whole(self.path / f"trainable-{step:08d}.safetensors", pack(trainable, {"digest": self.config.digest, "step": step}))
+
     def states(self) -> dict[int, Path]:
         """Step -> file, of the states that are there."""
-        found = ((re.fullmatch(r"state-(\d+)\.safetensors", file.name), file) for file in self.path.iterdir())
-        return {int(match[1]): file for match, file in found if match}
+        return _by_step(self.path, "state")
 
     def write_state(self, step: int, leaves: dict[str, np.ndarray], notes: dict[str, Any], stack: list[str]) -> None:
         """stack: the names of the runs that are trained together, this one's among them."""
@@ -208,6 +212,29 @@ class Folder:
         for step, file in self.states().items():
             if step != but:
                 file.unlink(missing_ok=True)
+
+
+def _by_step(folder: Path, kind: str) -> dict[int, Path]:
+    """Step -> file, of the files of a kind that are there, in order of steps."""
+    found = ((re.fullmatch(rf"{kind}-(\d+)\.safetensors", file.name), file) for file in folder.iterdir())
+    return dict(sorted((int(match[1]), file) for match, file in found if match))
+
+
+def kept(folder: Path) -> tuple[int, ...]:
+    """The steps whose trainable parameters are kept with a run, in order."""
+    return tuple(_by_step(folder, "trainable"))
+
+
+def read_kept(folder: Path, step: int, digest: str) -> dict[str, np.ndarray]:
+    """The trainable parameters after a step that is kept, of the run whose configuration has that digest.
+
+    Raises UserError where they are damaged, or those of another run or step.
+    """
+    file = _by_step(folder, "trainable")[step]
+    values, about = unpack(file)
+    if about != {"digest": digest, "step": step}:
+        raise UserError(f"{file} belongs to another run or step; delete it")
+    return values
 
 
 def frozen(folder: Path) -> dict[str, np.ndarray]:

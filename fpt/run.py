@@ -26,18 +26,20 @@ MEMORY_SHARE = 0.85  # of the device's memory that a stack may take
 
 
 def train(configs: Config | Iterable[Config], out: Path | str = "runs", data_dir: Path | str | None = None,
-          quiet: bool = False) -> list[dict[str, Any]]:
+          quiet: bool = False, keep: int = 0) -> list[dict[str, Any]]:
     """Trains every run that is not finished yet, as few stacks as fit; returns the results, in the order given.
 
-    out: the folder of run folders.  data_dir: where data lie, else `FPT_DATA`.  A run that was killed goes on from its
-    last state and ends in the same numbers; one that is finished is left alone, after a look whether the data, where
-    their folder is named, are those that it was trained with.  Raises UserError for what cannot be done, Interrupted at
-    Ctrl-C.
+    out: the folder of run folders.  data_dir: where data lie, else `FPT_DATA`.  keep: at how many evenly spaced steps,
+    the last among them, the trainable parameters are kept.  A run that was killed goes on from its last state and ends in
+    the same numbers; one that is finished is left alone, after a look whether the data, where their folder is named, are
+    those that it was trained with.  Raises UserError for what cannot be done, Interrupted at Ctrl-C.
     """
     begun = time.monotonic()
     asked = list(configs) if isinstance(configs, Iterable) else [configs]
     if strange := [config for config in asked if not isinstance(config, Config)]:
         raise UserError(f"train takes a Config or several of them, not {strange[0]!r}")
+    if fewest := [config.steps for config in asked if not 0 <= keep <= config.steps]:
+        raise UserError(f"--keep must be from 0 to the number of steps, {min(fewest)}, not {keep}")
     resolved, bodies = [], {}
     for config in asked:
         contract.check_sizes(config.task)
@@ -63,14 +65,16 @@ def train(configs: Config | Iterable[Config], out: Path | str = "runs", data_dir
                 loaded[task] = loaded.get(task) or contract.call(task, "load", named, lambda line: None)
                 splits.check(loaded[task], folder.result()["data"], str(folder.path))
             if not quiet:
-                print(f"{folder.path} is finished; delete it to train again")
+                lacks = keep and not {*kept_steps(folder.config.steps, keep)} <= {*records.kept(folder.path)}
+                print(f"{folder.path} is finished{', without all the steps that --keep asks for' if lacks else ''}; delete it "
+                      "to train again")
     for common, (ready, found) in bodies.items():
         same = [folder for folder, config in zip(folders, configs) if config.stackable() == common]
         unfinished = [folder for folder in same if not folder.finished]
         if not unfinished:
             continue
         own_bodies = ready.body_seed is None and len({folder.config.seed for folder in same}) > 1
-        stacks = Stacks(ready, found, own_bodies, named, quiet, begun)
+        stacks = Stacks(ready, found, own_bodies, named, quiet, begun, kept_steps(ready.steps, keep))
         with contextlib.ExitStack() as held:
             for folder in unfinished:
                 folder.open()
@@ -79,6 +83,11 @@ def train(configs: Config | Iterable[Config], out: Path | str = "runs", data_dir
         begun = time.monotonic()
     results = {name: folder.result() for name, folder in zip(distinct, folders)}
     return [results[name] for name in names]
+
+
+def kept_steps(steps: int, keep: int) -> tuple[int, ...]:
+    """The steps after which parameters are kept: `keep` of them, evenly spaced, up to the last."""
+    return tuple(steps * number // keep for number in range(1, keep + 1))
 
 
 def together(begun: dict[str, list[tuple[int, tuple[str, ...]]]]) -> list[tuple[int, list[str]]]:
@@ -105,8 +114,9 @@ def together(begun: dict[str, list[tuple[int, tuple[str, ...]]]]) -> list[tuple[
 class Stacks:
     """Runs that differ in rate and seed only, on their way through as many stacks as they need."""
 
-    def __init__(self, config: Config, found, own_bodies: bool, data_dir: Path | None, quiet: bool, begun: float):
-        self.config, self.task, self.quiet, self.begun = config, config.task, quiet, begun
+    def __init__(self, config: Config, found, own_bodies: bool, data_dir: Path | None, quiet: bool, begun: float,
+                 keep: tuple[int, ...]):
+        self.config, self.task, self.quiet, self.begun, self.keep = config, config.task, quiet, begun, keep
         self.say = (lambda line: None) if quiet else print
         self.data = contract.call(self.task, "load", data_dir, self.say)
         contract.check_data(self.task, self.data, config.batch)

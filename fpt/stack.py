@@ -83,6 +83,8 @@ class Stack:
             try:
                 while self.results is None:
                     between()
+                    if self.step in self.common.keep:
+                        self._keep()
                     if self.step % config.eval_every == 0 or self.step == config.steps:
                         if not self._evaluated():
                             self._evaluate(progress, between)
@@ -103,7 +105,7 @@ class Stack:
                 raise Interrupted(signal.Signals(asked[0]).name)
 
     def _advance(self, progress: Steps) -> None:
-        """One dispatch: as many steps as take about SECONDS_PER_DISPATCH, at most to the next evaluation; a state if due."""
+        """One dispatch: as many steps as take about SECONDS_PER_DISPATCH, at most to the next halt; a state if due."""
         config = self.common.config
         begun = time.monotonic()
         if begun > self.due:
@@ -111,7 +113,8 @@ class Stack:
             saved = time.monotonic()
             self.due = saved + max(SECONDS_PER_STATE, (saved - begun) / STATE_SHARE)
             begun = saved
-        count = min(self.per_dispatch, config.eval_every - self.step % config.eval_every, config.steps - self.step)
+        halts = (config.eval_every * (self.step // config.eval_every + 1), config.steps, *self.common.keep)
+        count = min(self.per_dispatch, *(halt - self.step for halt in halts if halt > self.step))
         self.state = self.advance(
             self.frozen, self.common.train_split, self.condition, self.state, np.int32(self.step), np.int32(count))
         losses, diverged = np.asarray(self.state.loss), np.asarray(self.state.diverged)
@@ -217,6 +220,13 @@ class Stack:
             folder.write_state(self.step, records.flatten(kept), notes, names)
         for folder in self.folders:
             folder.remove_states(but=self.step)
+
+    def _keep(self) -> None:
+        """Keeps the trainable parameters of every run as they are now, unless a run that was killed here has done so."""
+        missing = [folder for folder in self.folders if self.step not in records.kept(folder.path)]
+        for folder, trainable in zip(self.folders, self._unstacked(self.state.trainable) if missing else ()):
+            if folder in missing:
+                folder.write_kept(self.step, trainable)
 
     def _restore(self, step: int) -> None:
         """Takes up the states of a step."""

@@ -78,6 +78,8 @@ class Options(Generic[TaskType]):
     """Where the defaults come from: laptop, minutes on two cores, or paper."""
     data_dir: Path | None = None
     """Folder that holds mnist/, cifar10/, listops/ or text/; None: FPT_DATA, else they are fetched."""
+    keep: int = 0
+    """At how many evenly spaced steps the trainable parameters are kept, for a look at them later."""
     out: Path = Path("runs")
     """Folder of run folders."""
 
@@ -122,6 +124,6 @@ def train_all(configs: list[Config], options: Options) -> list[dict[str, Any]]:
     from fpt.stack import Interrupted
 
     try:
-        return train(configs, out=options.out, data_dir=options.data_dir)
+        return train(configs, out=options.out, data_dir=options.data_dir, keep=options.keep)
     except Interrupted as stopped:
         raise KeyboardInterrupt(f"stopped by {stopped}; the state is saved, and the same command goes on from it") from None
