@@ -187,7 +187,8 @@ class Folder:
 
     def write_kept(self, step: int, trainable: dict[str, np.ndarray]) -> None:
         """The trainable parameters after a step, for whoever wants to look at them later."""
-        write_whole(self.path / f"trainable-{step:08d}.safetensors", pack(trainable, {"digest": self.config.digest, "step": step}))
+        content = pack(trainable, {"digest": self.config.digest, "step": step})
+        write_whole(self.path / f"trainable-{step:08d}.safetensors", content)
 
     def states(self) -> dict[int, Path]:
         """Step -> file, of the states that are there."""

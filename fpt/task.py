@@ -62,6 +62,7 @@ class Task:
     levels: ClassVar[int]  # of `symbols`
     tied: ClassVar[bool] = False  # symbols are embedded by the body's token table, and answered by it, as in a language model
     anywhere: ClassVar[bool] = False  # training examples begin at any position that leaves room for them, else at the first
+    grid: ClassVar[tuple[int, int] | None] = None  # rows and columns, where the tokens are the patches of a picture, row by row
     probes: ClassVar[tuple[str, ...]] = ()  # splits that are scored beside validation, to be watched: nothing is chosen by them
 
     def load(self, folder: Path | None, report: Callable[[str], None] = print) -> dict[str, Split]:
@@ -104,6 +105,17 @@ class Task:
     def slices(self, inputs) -> dict[str, Any]:
         """Stored inputs [N, ...] -> name of a part -> bool [N, A]: accuracies reported beside the headline."""
         return {}
+
+    def answer_tokens(self, inputs) -> dict[str, Any]:
+        """Stored inputs [N, ...] -> which tokens hold the answer of each token that is read: bool [N, Q, T].
+
+        The first mask is what a model has to look at; others, if there are any, are what it is to be compared with.
+        """
+        return {}
+
+    def picture(self, example) -> Any:
+        """One stored input as the picture that `grid` divides: uint8 [height, width, 1 or 3].  Where there is no grid, None."""
+        return None
 
     def token_labels(self, example) -> list[str]:
         """One stored input -> what each of its T tokens stands for."""

@@ -73,6 +73,12 @@ class _Bits(Task):
         bits = f"bit {first}" if self.patch == 1 else f"bits {first}-{first + self.patch - 1}"
         return f"{self._row_name(row)}, {bits}"
 
+    def _places(self, rows: np.ndarray) -> np.ndarray:
+        """The tokens at the place of each query in some rows of the inputs: bool [N, rows] -> bool [N, Q, T]."""
+        rows = np.pad(rows, ((0, 0), (0, self.tokens // self.queries - rows.shape[1])))
+        place = np.eye(self.queries, dtype=bool)
+        return (rows[:, None, :, None] & place[:, None]).reshape(len(rows), self.queries, self.tokens)
+
     def token_labels(self, example) -> list[str]:
         return [self._place(row, query) for row in range(len(example)) for query in range(self.queries)]
 
@@ -129,6 +135,12 @@ class BitMemory(_Bits):
         }
         return floors | ({"hidden/vote": float(voted[hidden].mean())} if hidden.any() else {})
 
+    def answer_tokens(self, inputs) -> dict[str, np.ndarray]:
+        """The place that is asked for, in the strings that agree with all visible bits, and in the others."""
+        strings, query = np.asarray(inputs)[:, :-1], np.asarray(inputs)[:, -1:]
+        matches = ((strings == query) | (query == 0)).all(axis=2)  # [N, strings]
+        return {"matching string": self._places(matches), "other strings": self._places(~matches)}
+
     def _row_name(self, row: int) -> str:
         return "query" if row == self.strings else f"string {row + 1}"
 
@@ -179,6 +191,11 @@ class BitXor(_Bits):
     def floors(self, data, examples) -> dict[str, float]:
         ones = examples.targets.mean()
         return {"majority": float(max(ones, 1 - ones))}
+
+    def answer_tokens(self, inputs) -> dict[str, np.ndarray]:
+        """The bits of the position in all strings, and in those before the last, whose token is the one that is read."""
+        earlier = np.broadcast_to(np.arange(self.strings) < self.strings - 1, (len(inputs), self.strings))
+        return {"bits of that position": self._places(np.ones_like(earlier)), "those of earlier strings": self._places(earlier)}
 
     def _row_name(self, row: int) -> str:
         return f"string {row + 1}"

@@ -43,6 +43,10 @@ class _Images(Task):
         return (self.side // self.patch) ** 2
 
     @property
+    def grid(self) -> tuple[int, int]:
+        return self.side // self.patch, self.side // self.patch
+
+    @property
     def width(self) -> int:
         return self.patch**2 * self.channels
 
@@ -123,6 +127,10 @@ class _Images(Task):
             "majority": float(np.mean(examples.targets == commonest)),
             "logistic regression": accuracy(data["train"], examples, self.classes),
         }
+
+    def picture(self, example) -> np.ndarray:
+        margin = (self.side - len(example)) // 2
+        return np.pad(example, ((margin, margin), (margin, margin), (0, 0)))
 
     def token_labels(self, example) -> list[str]:
         def span(word: str, first: int) -> str:

@@ -122,6 +122,11 @@ class _Expressions(Task):
         names += ["root operator, direct digits"] if CLOSE in data["train"].inputs else []
         return {name: float(np.mean(_fitted(seen[name], answers, asked[name]) == targets)) for name in names}
 
+    def answer_tokens(self, inputs) -> dict[str, np.ndarray]:
+        """The root's operator."""
+        symbols = np.asarray(inputs)
+        return {"root operator": (_opens(symbols) & (np.arange(symbols.shape[1]) == 0))[:, None]}
+
     def token_labels(self, example) -> list[str]:
         return [WORDS[symbol] or "pad" for symbol in example]
 
@@ -184,6 +189,13 @@ class ListOps(_Expressions):
         columns = min(self.longest, symbols.shape[1])  # what is cut off here is pads
         fitted[:, :columns] = symbols[:, :columns]
         return Split(fitted, values[:, None].astype(np.int32))
+
+    def answer_tokens(self, inputs) -> dict[str, np.ndarray]:
+        """The root's operator; and its direct arguments: digits, and the brackets of expressions."""
+        symbols = np.asarray(inputs)
+        opens, depth = _opens(symbols), _depth(symbols)
+        direct = (_digits(symbols) | (symbols == CLOSE)) & (depth == 1) | opens & (depth == 2)
+        return super().answer_tokens(inputs) | {"direct arguments": direct[:, None]}
 
     def show(self, example, target) -> str:
         symbols = [int(symbol) for symbol in example if symbol]
@@ -280,9 +292,7 @@ def summarise(symbols: np.ndarray) -> dict[str, np.ndarray]:
 
 def _summarise(symbols: np.ndarray) -> dict[str, np.ndarray]:
     root = np.where(symbols[:, 0] >= FIRST, symbols[:, 0] - FIRST, len(OPERATORS)).astype(int)
-    opens = (symbols >= FIRST) & (symbols < CLOSE)
-    digits = (symbols >= ZERO) & (symbols < FIRST)
-    depth = np.cumsum(opens, axis=1) - np.cumsum(symbols == CLOSE, axis=1)
+    opens, digits, depth = _opens(symbols), _digits(symbols), _depth(symbols)
     direct = digits & (depth == 1)
     leading = digits & (np.cumsum(opens | (symbols == CLOSE), axis=1) == 1)
     operators = np.minimum((opens & (depth == 2)).sum(axis=1), MOST_OPERATORS)
@@ -293,6 +303,20 @@ def _summarise(symbols: np.ndarray) -> dict[str, np.ndarray]:
         "root operator, leading digits": combined(leading),
         "root operator, direct digits": combined(direct) * (MOST_OPERATORS + 1) + operators,
     }
+
+
+def _opens(symbols: np.ndarray) -> np.ndarray:
+    """Which symbols are operators, each of which opens a bracket."""
+    return (symbols >= FIRST) & (symbols < CLOSE)
+
+
+def _digits(symbols: np.ndarray) -> np.ndarray:
+    return (symbols >= ZERO) & (symbols < FIRST)
+
+
+def _depth(symbols: np.ndarray) -> np.ndarray:
+    """How many brackets are open after each symbol of expressions [N, T]."""
+    return np.cumsum(_opens(symbols), axis=1) - np.cumsum(symbols == CLOSE, axis=1)
 
 
 def _use_of(symbols: np.ndarray, kept: np.ndarray, root: np.ndarray) -> np.ndarray:
