@@ -8,8 +8,9 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -18,9 +19,10 @@ from fpt.errors import UserError
 PART = ".fpt-part"  # the lock in a folder that is being filled
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes `content` to a temporary file beside `path`, flushes it to the disk and renames it over `path`.
+def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Writes a file beside `path`, flushes it to the disk and renames it over `path`.
 
+    content: the file's bytes, or, where these are too many to be held at once, a function that writes them to a file.
     A reader, or a crash at any instant, sees the old file or the new one.  Raises UserError where the folder
     cannot be written or the disk is full; nothing is left behind then.
     """
@@ -29,7 +31,7 @@ def write_whole(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
-            file.write(content)
+            content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,6 +15,16 @@ SECONDS_BETWEEN_LINES = 30
 def waiting(label: str, quiet: bool = False):
     """Says on a terminal, for as long as the context is open, what is waited for."""
     return Console(quiet=quiet).status(label)
+
+
+@contextlib.contextmanager
+def counting(label: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """Shows on a terminal how often the function that it gives has been called, of `total` times where that is known."""
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda: bar.advance(task)
 
 
 class Steps:

@@ -1,0 +1,181 @@
+"""What the heads of trained runs look at, and which of them are needed: `python -m scripts.attention RUN [RUN ...]`."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from fpt.errors import UserError, nearest
+from fpt.files import data_folder, write_whole
+from fpt.progress import counting, waiting
+from scripts import recorded
+from scripts.command import parsed, run
+
+MAPS, MEASURES = "attention.npz", "attention.json"
+MOST_EXAMPLES = 1_000
+TOKENS_MEASURED, TOKENS_ABLATED = 131_072, 32_768  # of all examples together, unless an option says otherwise
+WEIGHTS_STORED = 2**26  # of the examples' maps at one step, likewise
+DIGITS = 6  # of a measure
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures what each head attends to and what is lost without it, and writes it to the folder of each run.
+
+    attention.npz holds the maps, attention.json the measures.  Several runs are set side by side.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(name="runs")] = ()
+    """Folders of finished runs of one task: a run and its random twin, say."""
+    split: str = "test"
+    """The examples: test, validation, or train where the task has one."""
+    count: int | None = None
+    """Examples to measure on; None: 1,000, fewer where they have over 131 tokens."""
+    ablated: int | None = None
+    """Examples to take heads out on, 0 for not at all; None: 1,000, fewer where they have over 32 tokens."""
+    smallest: bool = False
+    """Also look for a smallest set of heads that keeps 95% of the accuracy above the floor."""
+    examples: tuple[int, ...] | None = None
+    """Numbers of the examples whose own maps are written; None: the first four, fewer where they are long."""
+    data_dir: Path | None = None
+    """Where data lie; None: FPT_DATA."""
+    body: Path | None = None
+    """Where the runs' body lies now; None: where it was."""
+    task_file: Path | None = None
+    """The file that defines the runs' task, if it is one of a user's own and has not been executed here before."""
+    study: str | None = None
+    """Instead of runs, a study in results/records: prints its tables."""
+    to: Path | None = None
+    """With --study, a file to write them to, in markdown."""
+
+
+def main(arguments: list[str]) -> None:
+    options = parsed(Options, arguments, "python -m scripts.attention")
+    if bool(options.runs) == bool(options.study):
+        raise UserError("name the folders of runs, or a --study; see python -m scripts.attention --help")
+    if options.to and not options.study:
+        raise UserError("--to is for the tables of a --study; what is measured of a run is written to its folder")
+    if options.study:
+        from scripts.attention_table import tables
+
+        text = tables(recorded.study(options.study), options.study)
+        if options.to:
+            write_whole(options.to, text.encode())
+            print(f"{options.to}: the heads of study {options.study}")
+        else:
+            print(text, end="")
+        return
+    for name, least in (("count", 1), ("ablated", 0)):
+        if getattr(options, name) is not None and getattr(options, name) < least:
+            raise UserError(f"--{name} must be at least {least}, not {getattr(options, name)}")
+    for folder in options.runs:
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}; name the folder of a run, as train prints it")
+    from fpt.load import load_run
+    from scripts.attention_table import beside
+
+    loaded = [load_run(folder, options.body, options.task_file) for folder in options.runs]
+    if len(names := sorted({one.task.name for one in loaded})) > 1:
+        raise UserError(f"runs of several tasks, {', '.join(names)}, cannot be set side by side; name those of one")
+    found = [_look(one, options) for one in loaded]
+    print(beside(found))
+    for one in loaded:
+        print(f"{one.folder / MEASURES}, {one.folder / MAPS}")
+
+
+def _look(loaded, options: Options) -> dict[str, Any]:
+    """Measures a run, writes what was found to its folder, and returns it with the run's record."""
+    from fpt import attention, splits
+    from fpt.records import summary
+
+    begun, task, geometry = time.monotonic(), loaded.task, loaded.geometry
+    data = task.load(data_folder(options.data_dir), lambda line: None)
+    if options.split not in data:
+        raise nearest(options.split, data, f"split of {task.name}")
+    splits.check(data, loaded.result["data"], str(loaded.folder))
+    whole = data[options.split]
+    if whole.targets.shape[1:] != (task.answers,) or not len(whole.targets):
+        raise UserError(f"the {options.split} split of {task.name} is what examples are cut from, and cannot be looked at")
+    count, ablated = (asked if asked is not None else max(1, min(MOST_EXAMPLES, most // task.tokens)) for asked, most in (
+        (options.count, TOKENS_MEASURED), (options.ablated, TOKENS_ABLATED)))
+    measured = splits.sample(data, options.split, count)
+    shown = options.examples
+    if shown is None:
+        shown = range(min(4, len(whole.inputs), WEIGHTS_STORED // (geometry.layers * geometry.heads * task.tokens**2)))
+    if strange := [number for number in shown if not 0 <= number < len(whole.inputs)]:
+        raise UserError(f"--examples: {options.split} has the examples 0 to {len(whole.inputs) - 1:,}, and no {strange[0]}")
+
+    moments = [(loaded.at(step), step, "before the first step" if step == 0 else f"step {step:,}", f"step_{step}")
+               for step in loaded.steps]
+    moments.append((loaded, loaded.result["best_step"], "trained", "trained"))
+    arrays: dict[str, np.ndarray] = {"axes": np.array(["layer", "head", "query", "key"]), "examples": np.array(shown, np.int64)}
+    measures = []
+    for model, step, label, name in moments:
+        with waiting(f"{loaded.folder.name}: looking at {len(measured.inputs):,} examples, {label}"):
+            trained = attention.measure(model, measured.inputs)
+        measures.append({"step": step, "label": label, "values": trained.values})
+        arrays[f"mean_{name}"] = trained.mean
+        for number in shown:
+            maps = attention.maps(model, whole.inputs[number : number + 1])
+            arrays[f"example_{number}_{name}"] = np.concatenate([np.asarray(weights) for weights in maps])
+    taken_out = {}
+    if ablated:
+        taken_out = _ablated(loaded, data, splits.sample(data, options.split, ablated), trained, options.smallest)
+    record = summary(loaded.folder)
+    content = _plain({
+        "run": record["run"], "task": task.name, "split": options.split, "n": trained.n, "layers": geometry.layers,
+        "heads": geometry.heads, "answer": next(iter(task.answer_tokens(measured.inputs[:1])), None),
+        "units": attention.units(task), "measures": measures, "uniform": trained.uniform,
+        "floors": task.floors(data, measured), "trainable": loaded.result["trainable"],
+        "seconds": round(time.monotonic() - begun, 1), **taken_out,
+    })
+    write_whole(loaded.folder / MAPS, lambda file: np.savez_compressed(file, **arrays))
+    write_whole(loaded.folder / MEASURES, (json.dumps(content, sort_keys=True, allow_nan=False) + "\n").encode())
+    return record | {"attention": content}
+
+
+def _ablated(loaded, data, split, measured, smallest: bool) -> dict[str, Any]:
+    """What is lost without each head, taken out by zero and by its mean, and whether it is the heads with mass on the answer."""
+    from fpt import attention
+
+    heads, name = loaded.geometry.layers * loaded.geometry.heads, loaded.folder.name
+    answer = next(iter(loaded.task.answer_tokens(split.inputs[:1])), None)
+    found: dict[str, Any] = {"ablation": {}, "correlation": {}, "smallest": None}
+    for by in attention.BY:
+        ablation = attention.Ablation(loaded, split, by)
+        with counting(f"{name}: without each head ({by})", heads) as step:
+            losses = attention.ablate(ablation, step)
+        found["ablation"][by] = {"n": losses.n, "accuracy": losses.accuracy, "lost": losses.lost, "error": losses.error,
+                                 "nats": losses.nats, "slices": losses.slices}
+        if answer:
+            mass = measured.values[answer][attention.READ]
+            found["correlation"][by] = {"lost": attention.correlation(mass, losses.lost),
+                                        "nats": attention.correlation(mass, losses.nats)}
+    floors = loaded.task.floors(data, split)
+    floor = max(value for name, value in floors.items() if "/" not in name)
+    if smallest and losses.accuracy > floor:
+        with counting(f"{name}: a smallest set of heads") as step:
+            kept, accuracy = attention.smallest(ablation, losses, floor, step=step)
+        found["smallest"] = {"by": by, "heads": np.argwhere(kept), "accuracy": accuracy, "floor": floor}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, numbers with so many digits as mean anything."""
+    if isinstance(value, dict):
+        return {name: _plain(held) for name, held in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(held) for held in value]
+    if isinstance(value, np.integer):
+        return int(value)
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float | np.floating) else value
+
+
+if __name__ == "__main__":
+    run(main)
