@@ -21,7 +21,7 @@ def waiting(label: str, quiet: bool = False):
 def counting(label: str, total: int | None = None) -> Iterator[Callable[[], None]]:
     """Shows on a terminal how often the function that it gives has been called, of `total` times where that is known."""
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
     with Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
         yield lambda: bar.advance(task)

@@ -15,7 +15,7 @@ from scripts import recorded
 Run = dict[str, Any]  # a run's record, with what was found in its heads as "attention"
 BY = "mean"  # the kind of ablation that is told: zeros are further from anything that a model has met
 ERRORS = 3  # a head is needed if what is lost without it is more than so many of its standard errors
-WIDTH = 80  # characters of a terminal
+WIDTH = 130  # characters of a line of markdown
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def beside(runs: list[Run]) -> str:
     lines = [f"{first['task']}: {first['n']:,} examples of {first['split']}, at the tokens that are read; heads by layer.number",
              *_aligned(rows)]
     if first["answer"] is None:
-        lines += textwrap.wrap(f"{first['task']} names no tokens that hold the answer, so there is no mass on them to tell.", WIDTH)
+        lines.append(f"{first['task']} names no tokens that hold the answer: there is no mass on them to tell")
     return "\n".join(lines)
 
 
@@ -98,7 +98,8 @@ def tables(runs: list[Run], study: str) -> str:
     if not looked:
         raise UserError(f"no run of the study {study} has been looked into; say python -m scripts.attention RUNS, then collect "
                         "them again")
-    return "\n\n".join(_table(recorded.of_task(looked, name)) for name in sorted({run["config"]["task"] for run in looked})) + "\n"
+    names = sorted({run["config"]["task"] for run in looked})
+    return "\n\n".join(_table(recorded.of_task(looked, name)) for name in names) + "\n"
 
 
 def _table(runs: list[Run]) -> str:
@@ -132,16 +133,17 @@ def _table(runs: list[Run]) -> str:
         told.append(f"`mass`: the share of a head's weights on \"{answer}\", averaged over {first['n']:,} examples of "
                     f"{first['split']}, of the head that has most; `at step 0`: of the same head before training.")
     if "ablation" in first:
-        told.append(f"`needed`: heads, of {heads}, without which more accuracy is lost than {ERRORS} standard errors, each replaced "
-                    f"by its mean over {first['ablation'][BY]['n']:,} examples; `lost`: the most that is lost without one, and "
-                    "`without` which, by layer and number; seeds one after another.")
+        told.append(f"`needed`: heads, of {heads}, without which more accuracy is lost than {ERRORS} standard errors, each taken "
+                    f"out by its mean over {first['ablation'][BY]['n']:,} examples; `lost`: the most that is lost without one, "
+                    "and `without` which, by layer and number; seeds one after another.")
     if answer:
-        told.append("`rho`: Spearman's rank correlation over heads of mass and accuracy lost, or loss gained, mean of seeds, and "
-                    "for how many the 95% interval leaves out zero.")
-    told.append("`smallest set`: heads that keep 95% of the accuracy above the floor, found greedily; a dash where there is none.")
-    return (f"### {config['task']}\n\n{textwrap.fill(' '.join(told), 130)}\n\n{_markdown(rows)}\n\n"
-            "What heads attend to at the tokens that are read: means over heads and seeds, and the head with the highest value.\n\n"
-            f"{_markdown(looks)}")
+        told.append("`rho`: Spearman's rank correlation over heads of mass with accuracy lost, or loss gained; the mean of the "
+                    "seeds, and for how many of them the 95% interval leaves out zero.")
+    told.append("`smallest set`: heads that keep 95% of the accuracy above the floor, found greedily; a dash where none is.")
+    about = ("What heads attend to at the tokens that are read: means over heads and seeds, and the highest value with the head "
+             "that has it.")
+    return (f"### {config['task']}\n\n{textwrap.fill(' '.join(told), WIDTH)}\n\n{_markdown(rows)}\n\n"
+            f"{about}\n\n{_markdown(looks)}")
 
 
 def _mean(run: Run, name: str, moment: int) -> str:

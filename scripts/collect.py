@@ -6,18 +6,22 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from fpt.errors import UserError
 from fpt.files import write_whole
+from scripts.attention import MEASURES
 from scripts.command import RECORDS, parsed, run
 
 
 @dataclass(frozen=True)
 class Options:
-    """Writes results/records/STUDY.jsonl: a line for each finished run, with configuration, curve and result."""
+    """Writes results/records/STUDY.jsonl: a line for each finished run, with configuration, curve and result.
+
+    What scripts.attention has found in its heads goes with it.
+    """
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(name="runs")]
     """Folders of runs, or folders that hold some, as --out of the training command names them."""
@@ -44,10 +48,23 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"no finished run in {', '.join(map(str, options.folders))}")
     from fpt.records import summary
 
-    lines = [json.dumps(summary(found[name]), sort_keys=True, allow_nan=False) for name in sorted(found)]
+    lines = [json.dumps(summary(found[name]) | _looked_into(found[name]), sort_keys=True, allow_nan=False)
+             for name in sorted(found)]
     file = options.records / f"{options.study}.jsonl"
     write_whole(file, ("\n".join(lines) + "\n").encode())
     print(f"{file}: {len(lines)} run{'s' * (len(lines) > 1)}")
+
+
+def _looked_into(folder: Path) -> dict[str, Any]:
+    """What was found in the heads of the run that lies in the folder, if it has been looked into."""
+    from fpt.records import read_json
+
+    if not (folder / MEASURES).is_file():
+        return {}
+    found = read_json(folder / MEASURES)
+    if found.get("trainable") != read_json(folder / "result.json")["trainable"]:
+        raise UserError(f"{folder / MEASURES} is of other weights than the run's; say python -m scripts.attention {folder} again")
+    return {"attention": found}
 
 
 if __name__ == "__main__":
