@@ -24,7 +24,7 @@ from fpt.errors import UserError
 from fpt.task import UNSCORED, Preset, Split, Task
 
 REQUIRED = ("load", "draw", "encode", "floors", "token_labels", "show")  # methods that every task has to give
-OTHERS = ("slices", "symbols", "headline", "figures", "settings")
+OTHERS = ("slices", "symbols", "headline", "figures", "settings", "answer_tokens", "picture")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it begins the name of a run's folder
 # What the `settings` of a preset may not state: its own fields, and what is found or given with a run.
 STATED = {"task", "seed", "geometry", "checkpoint", "task_file", *(field.name for field in fields(Preset))}
@@ -281,13 +281,33 @@ def _check_descriptions(task: Task, data: Mapping[str, Split]) -> None:
     for name, mask in slices.items():
         if getattr(mask, "dtype", None) != np.dtype(bool) or mask.shape != examples.targets.shape:
             raise _breach(kind, "slices", f"gave {_shape(mask)} for {name!r}", f"bool {list(examples.targets.shape)}")
+    masks, wanted = call(task, "answer_tokens", examples.inputs), (len(examples.inputs), task.queries, task.tokens)
+    if not _named(masks):
+        raise _breach(kind, "answer_tokens", f"gave {_shown(masks)}", "a dictionary of names and arrays")
+    for name, mask in masks.items():
+        if getattr(mask, "dtype", None) != np.dtype(bool) or mask.shape != wanted:
+            raise _breach(kind, "answer_tokens", f"gave {_shape(mask)} for {name!r}", f"bool {list(wanted)}")
     example, target = examples.inputs[0], examples.targets[0]
+    if task.grid is not None:
+        _check_picture(task, example)
     labels = call(task, "token_labels", example)
     if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels) and len(labels) == task.tokens):
         count = f"{len(labels)} of them" if isinstance(labels, list) else _shown(labels)
         raise _breach(kind, "token_labels", f"gave {count}", f"a list of `tokens` texts, {task.tokens}")
     if not isinstance(shown := call(task, "show", example, target), str):
         raise _breach(kind, "show", f"gave {_shown(shown)}", "a text")
+
+
+def _check_picture(task: Task, example: Any) -> None:
+    """The grid of a task whose tokens are patches, and the picture that it divides."""
+    kind, grid = type(task), task.grid
+    if not (isinstance(grid, tuple) and len(grid) == 2 and all(map(_count, grid)) and grid[0] * grid[1] == task.tokens):
+        raise _breach(kind, "grid", f"is {_shown(grid)}", f"rows and columns of its {task.tokens} tokens, or None")
+    picture = call(task, "picture", example)
+    if not (getattr(picture, "dtype", None) == np.dtype(np.uint8) and picture.ndim == 3 and picture.shape[2] in (1, 3)
+            and not any(side % parts for side, parts in zip(picture.shape, grid))):
+        raise _breach(kind, "picture", f"gave {_shape(picture)}",
+                      f"uint8 [height, width, 1 or 3] that a grid of {grid[0]} by {grid[1]} divides")
 
 
 def _lines(error: BaseException, file: str | None) -> list[int]:

@@ -48,6 +48,8 @@ class Echo(Task):
 LOAD = "return {name: Split(inputs, inputs[:, :1]) for name in (\"validation\", \"test\", \"train\")}"
 DRAW = "        return Split(inputs, inputs[:, :1])\n\n    def encode"
 SLICES = "    def slices(self, inputs):\n        return {'a': "
+ANSWERS = "    def answer_tokens(self, inputs):\n        return "
+PICTURE = "    def picture(self, example):\n        return "
 CONTINUOUS = ("classes, vocabulary, width, pad = 5, 5, None, None", "classes, vocabulary, width, pad = 5, None, 1, None")
 BREACHES = {  # how the task is changed, and words of the error
     "a name with a slash": (('"echo"', '"a/b"'), "name is 'a/b'"),
@@ -126,6 +128,15 @@ BREACHES = {  # how the task is changed, and words of the error
     "a floor that is NaN": (("0.2}", "np.nan}"), "floors gave nan for 'majority'"),
     "a floor that is no number": (("0.2}", '"half"}'), "floors['majority'] raised ValueError"),
     "a floor in percent": (("0.2}", "20}"), "floors gave 20.0 for 'majority'"),
+    "answer tokens of another shape": (("    def show", ANSWERS + "{'a': inputs > 0}\n\n    def show"),
+                                       "answer_tokens gave bool [30, 4] for 'a'; the contract wants bool [30, 1, 4]"),
+    "answer tokens without names": (("    def show", ANSWERS + "inputs[:, None] > 0\n\n    def show"), "answer_tokens gave"),
+    "a grid of fewer tokens": (("    tokens: int = 4", "    grid = (1, 3)\n    tokens: int = 4"),
+                               "grid is (1, 3); the contract wants rows and columns of its 4 tokens"),
+    "a grid without a picture": (("    tokens: int = 4", "    grid = (2, 2)\n    tokens: int = 4"), "picture gave None"),
+    "a picture that the grid does not divide": (
+        ("    tokens: int = 4", "    grid = (2, 2)\n    tokens: int = 4"),
+        ("    def show", PICTURE + "np.zeros((2, 3, 1), np.uint8)\n\n    def show"), "picture gave uint8 [2, 3, 1]"),
     "slices of another shape": (("    def show", SLICES + "inputs > 0}\n\n    def show"),
                                 "slices gave bool [30, 4] for 'a'"),
     "slices of numbers": (("    def show", SLICES + "inputs[:, :1]}\n\n    def show"),
