@@ -105,9 +105,10 @@ def tables(runs: list[Run], study: str) -> str:
 def _table(runs: list[Run]) -> str:
     first = runs[0]["attention"]
     answer, heads = first["answer"], first["layers"] * first["heads"]
-    rows = [["condition", "rate", "seeds", "test", *(["mass", "at step 0", "uniform"] if answer else []), "needed", "lost",
-             "without", *(["rho, accuracy", "rho, loss"] if answer else []), "smallest set"]]
-    looks = [["condition", "measure", "trained", "at step 0", "uniform", "most", "head"]]
+    rows = [["condition", "rate", "seeds", "test", *(["mass", "at step 0", "uniform"] if answer else []), "heads needed",
+             "most lost", "without", *(["rho, accuracy", "rho, loss"] if answer else []), "smallest set"]]
+    looks = [["condition", "measure", "trained", "at step 0", "uniform", "highest", "of head"]]
+    masks = [name for name in first["uniform"] if name not in first["units"]]
     for label, alike in recorded.chosen(runs).items():
         come = [findings(run) for run in alike]
         mean = lambda name: fmean(getattr(one, name) for one in come)
@@ -118,7 +119,7 @@ def _table(runs: list[Run]) -> str:
                      ", ".join(_name(one.worst) for one in come),
                      *([_several([one.rho for one in come]), _several([one.nats for one in come])] if answer else []),
                      ", ".join("-" if one.smallest is None else str(len(one.smallest)) for one in come)])
-        for name in first["uniform"]:
+        for name in [*sorted(masks, key=lambda name: name != answer), *first["units"]]:
             values = [[np.array(run["attention"]["measures"][moment]["values"][name]["read"]) for moment in (-1, 0)]
                       for run in alike]
             looks.append([label, name, *(f"{fmean(pair[at].mean() for pair in values):.3f}" for at in (0, 1)),
@@ -133,9 +134,9 @@ def _table(runs: list[Run]) -> str:
         told.append(f"`mass`: the share of a head's weights on \"{answer}\", averaged over {first['n']:,} examples of "
                     f"{first['split']}, of the head that has most; `at step 0`: of the same head before training.")
     if "ablation" in first:
-        told.append(f"`needed`: heads, of {heads}, without which more accuracy is lost than {ERRORS} standard errors, each taken "
-                    f"out by its mean over {first['ablation'][BY]['n']:,} examples; `lost`: the most that is lost without one, "
-                    "and `without` which, by layer and number; seeds one after another.")
+        told.append(f"`heads needed`: those, of {heads}, without which more accuracy is lost than {ERRORS} standard errors, each "
+                    f"replaced by its mean over {first['ablation'][BY]['n']:,} examples; `most lost`: the accuracy that is "
+                    "lost without one of them, mean of seeds; `without`: which one, by layer and number, seed by seed.")
     if answer:
         told.append("`rho`: Spearman's rank correlation over heads of mass with accuracy lost, or loss gained; the mean of the "
                     "seeds, and for how many of them the 95% interval leaves out zero.")
