@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
     if options.study:
         from scripts.attention_table import tables
 
-        text = tables(recorded.study(options.study), options.study)
+        text = tables(recorded.study(options.study))
         if options.to:
             write_whole(options.to, text.encode())
             print(f"{options.to}: the heads of study {options.study}")

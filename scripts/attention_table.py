@@ -92,12 +92,11 @@ def beside(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
-def tables(runs: list[Run], study: str) -> str:
+def tables(runs: list[Run]) -> str:
     """The heads of a study's runs, in markdown: for each task, means over the seeds of each condition."""
     looked = [run for run in runs if "attention" in run]
     if not looked:
-        raise UserError(f"no run of the study {study} has been looked into; say python -m scripts.attention RUNS, then collect "
-                        "them again")
+        raise UserError("none of these runs has been looked into; say python -m scripts.attention RUNS, then collect them again")
     names = sorted({run["config"]["task"] for run in looked})
     return "\n\n".join(_table(recorded.of_task(looked, name)) for name in names) + "\n"
 

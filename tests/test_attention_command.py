@@ -95,7 +95,7 @@ def test_a_task_without_answer_tokens_is_told_so(command, run, monkeypatch):
     (("RUN", "--examples", "3", "64"), "--examples: test has the examples 0 to 63, and no 64"),
     (("RUN", "--split", "tset"), "did you mean 'test'?"),
     (("RUN", "OTHER"), "runs of several tasks, bit-memory, bit-xor, cannot be set side by side"),
-    (("--study", "births"), "no run of the study births has been looked into"),
+    (("--study", "births"), "none of these runs has been looked into"),
     (("--study", "brths"), "did you mean 'births'?"),
 ])
 def test_what_cannot_be_looked_into_is_refused(refused, run, tiny_folder, tmp_path, arguments, said):
@@ -180,7 +180,7 @@ def test_findings_are_read_off_the_measures():
 
 def test_a_table_has_a_row_for_each_condition_over_its_seeds():
     runs = [looked(seed=0), looked(seed=1, lost=0.4), looked(seed=0, load="none"), record(seed=3)]
-    text = attention_table.tables(runs, "heads")
+    text = attention_table.tables(runs)
     assert cells(text, "tiny") == ["tiny", "0.001", "2", "0.800", "0.900", "0.150", "0.250", "1, 1", "0.300", "0.1, 0.1",
                                    "0.50 (2 of 2)", "-0.10 (0 of 2)", "2, 2"]
     assert cells(text, "tiny, random", "entropy") == ["tiny, random", "entropy", "2.500", "2.500", "1.500", "4.000", "1.1"]
