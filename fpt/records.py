@@ -72,17 +72,22 @@ def _strict(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
+def read_curve(folder: Path) -> list[Any]:
+    """The lines of a run's evaluations, so far or to its end.  Raises UserError where there are none, or the file is damaged."""
+    try:
+        return [_strict(line) for line in (folder / METRICS).read_text().splitlines()]
+    except OSError as error:
+        raise UserError(f"{folder / METRICS} cannot be read: {error.strerror}; name the folder of a finished run") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{folder / METRICS} is damaged ({error}); delete the folder and train again") from None
+
+
 def summary(folder: Path) -> dict[str, Any]:
     """A finished run as one object: its name, configuration, curve (a line for each evaluation) and result.
 
     Raises UserError where the run is not finished, or a file is damaged.
     """
-    try:
-        curve = [_strict(line) for line in (folder / METRICS).read_text().splitlines()]
-    except OSError as error:
-        raise UserError(f"{folder / METRICS} cannot be read: {error.strerror}; name the folder of a finished run") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder / METRICS} is damaged ({error}); delete the folder and train again") from None
+    curve = read_curve(folder)
     config, result = read_json(folder / CONFIG), read_json(folder / RESULT)
     try:
         check(config, curve, result)

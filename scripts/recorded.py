@@ -91,21 +91,22 @@ def conditions(runs: list[Run], but: Iterable[str] = ("seed",)) -> dict[str, lis
         values = ["" if USUAL.get(key) == said(run, key) else said(run, key) for key in differ]
         return [(float(value), "") if isinstance(value, (int, float)) else (math.inf, str(value)) for value in values]
 
-    def word(run: Run, key: str) -> str:
-        value = said(run, key)
-        if key == "load" and value == "none":
-            return "random"
-        if USUAL.get(key) == value:
-            return ""
-        return f"{value}" if key in ("task", "body", "birth") else f"{key} {value}"
-
     alike: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: [order(run), run["config"]["seed"], run["config"]["lr"]]):
         alike.setdefault(identity(run, but), []).append(run)
-    labels = {what: ", ".join(filter(None, (word(group[0], key) for key in differ))) for what, group in alike.items()}
+    labels = {what: ", ".join(filter(None, (word(key, said(group[0], key)) for key in differ))) for what, group in alike.items()}
     shared = {label for label, count in Counter(labels.values()).items() if count > 1}
     mark = lambda what, label: f"{label} {hashlib.sha256(what.encode()).hexdigest()[:6]}" if label in shared else label
     return {mark(what, labels[what]): group for what, group in alike.items()}
+
+
+def word(setting: str, value: Any) -> str:
+    """A setting as a legend says it; nothing where the name of a body says it by itself."""
+    if setting == "load" and value == "none":
+        return "random"
+    if USUAL.get(setting) == value:
+        return ""
+    return f"{value}" if setting in ("task", "body", "birth") else f"{setting} {value}"
 
 
 def chosen(runs: list[Run]) -> dict[str, list[Run]]:
