@@ -80,10 +80,8 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         config = ABSENT | read_json(folder / CONFIG)
         run["settings"] = _settings(config)
-        if (folder / RESULT).is_file():
-            whole = summary(folder)
-        else:
-            whole = {"config": config, "curve": read_curve(folder), "result": {}}
+        finished = (folder / RESULT).is_file()
+        whole = summary(folder) if finished else {"config": config, "curve": read_curve(folder), "result": {}}
         return run | _outcome(whole) | {"identity": recorded.identity(whole, ("seed",))}
     except UserError as error:
         why = str(error)
@@ -133,7 +131,7 @@ def _accuracy(value: float | None) -> float | None:
 def _tell_apart(runs: list[dict[str, Any]]) -> None:
     """Leaves each run, beside its columns, the settings in which it differs from another run of its task.
 
-    `words` says each of them as a legend does, which need not say what the name of a body says by itself.
+    `words` says the columns as a legend does, which need not say what the name of a body says by itself.
     """
     values: dict[tuple[Any, str], set[Any]] = {}
     for run in runs:
@@ -144,8 +142,7 @@ def _tell_apart(runs: list[dict[str, Any]]) -> None:
         run |= {name: settings.get(name) for name in COLUMNS}
         run["also"] = {name: value for name, value in settings.items()
                        if name not in COLUMNS and len(values[settings.get("task"), name]) > 1}
-        told = {name: settings[name] for name in COLUMNS if name != "seed" and name in settings} | run["also"]
-        run["words"] = {name: recorded.word(name, value) for name, value in told.items()}
+        run["words"] = {name: recorded.word(name, settings[name]) for name in COLUMNS if name in settings}
 
 
 def _shareable(folder: Path) -> str:

@@ -1,5 +1,7 @@
 """Runs as studies record them, made up."""
 
+import json
+
 
 def run(accuracies=(0.5, 0.8), test=0.8, floor=0.51, task="bit-memory", loss=0.3, **settings):
     """A run by its accuracies on validation, ten steps apart, and that on test."""
@@ -10,3 +12,14 @@ def run(accuracies=(0.5, 0.8), test=0.8, floor=0.51, task="bit-memory", loss=0.3
     result = {"floors": {"majority": floor, "hidden/vote": 0.69}, "validation": {"accuracy": max(accuracies), "loss": loss},
               "test": {"accuracy": test, "slices": {"hidden": test / 2}}}
     return {"run": "-".join(map(str, config.values())), "config": config, "curve": curve, "result": result}
+
+
+def leave(out, made, *missing):
+    """Writes the folder of a run that was made up, as training leaves it; without the files named.  Returns it."""
+    folder = out / made["run"].replace("/", "-")
+    folder.mkdir(parents=True)
+    files = {"config.json": json.dumps(made["config"]), "result.json": json.dumps(made["result"]),
+             "metrics.jsonl": "".join(json.dumps(line) + "\n" for line in made["curve"])}
+    for name in files.keys() - {*missing}:
+        (folder / name).write_text(files[name])
+    return folder

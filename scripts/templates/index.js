@@ -25,7 +25,8 @@ function element(name, attributes = {}, ...content) {
 const title = (column) => TITLES[column] ?? column;
 const text = (value) => (value === null || value === undefined ? "" : String(value));
 const accuracy = (value) => (value === null ? "" : value.toFixed(3));
-const also = (run) => Object.entries(run.also).map(([name, value]) => `${name.replaceAll("_", " ")} ${text(value) || "none"}`).join(", ");
+const setting = (name, run) => `${name.replaceAll("_", " ")} ${text(run.also[name]) || "none"}`;
+const also = (run) => Object.keys(run.also).map((name) => setting(name, run)).join(", ");
 
 for (const run of runs) {
   const floors = Object.entries(run.floors[""] ?? {}).sort((one, other) => other[1] - one[1]);
@@ -60,9 +61,9 @@ function makeRow(run) {
   cells.push(cell("above", run.above === null ? "" : sign + accuracy(run.above)));
   if (run.above !== null) cells.at(-1).classList.add(run.above > 0 ? "above" : "below");
   if (run.page) {
-    run.door = element("a", { href: run.page, tabindex: -1, "aria-label": `Page of ${run.name}` }, "its page");
+    run.door = element("a", { href: run.page, tabindex: -1, "aria-label": `Page of ${run.name}` }, "page");
   } else {
-    run.door = element("button", { type: "button", tabindex: -1, "aria-label": `The command that makes the page of ${run.name}` }, "make its page");
+    run.door = element("button", { type: "button", tabindex: -1, "aria-label": `The command that makes the page of ${run.name}` }, "make page");
   }
   const door = cell("page");
   if (run.status !== "unfinished" && run.status !== "damaged") door.append(run.door);
@@ -176,7 +177,7 @@ function showChoice() {
 
 function toggle(some, on) {
   for (const run of some) on ? chosen.add(run) : chosen.delete(run);
-  update();
+  updateChoice();
 }
 
 function showCommand(run) {
@@ -256,16 +257,21 @@ function readAddress() {
 
 // ---- The curves of what is chosen -------------------------------------------------------------------------------------
 
-// The settings in which the chosen groups differ, as a legend says them; where that leaves some alike, the digest of a run.
+// The settings in which the chosen groups differ, as a legend says them. Of those that have no column, no more are said than
+// tell groups apart; where all of them leave some alike, the digest of a run is.
 function labels(groups) {
   const firsts = [...groups.values()].map((group) => group[0]);
-  const names = [...data.columns, ...new Set(firsts.flatMap((run) => Object.keys(run.also)))].filter((name) => name !== "seed");
-  let differ = names.filter((name) => new Set(firsts.map((run) => run.words[name] ?? "")).size > 1);
-  if (!differ.length) differ = ["task", "body"];
-  else if (["birth", "load"].some((name) => differ.includes(name)) && !differ.includes("body")) {
-    differ = names.filter((name) => name === "body" || differ.includes(name));
+  const names = data.columns.filter((name) => name !== "seed");
+  const differ = new Set(names.filter((name) => new Set(firsts.map((run) => run.words[name] ?? "")).size > 1));
+  if (differ.has("birth") || differ.has("load")) differ.add("body");
+  let said = firsts.map((run) => names.filter((name) => differ.has(name)).map((name) => run.words[name]).filter(Boolean));
+  const kinds = (some) => new Set(some.map((words) => words.join())).size;
+  for (const name of new Set(firsts.flatMap((run) => Object.keys(run.also)))) {
+    const longer = said.map((words, number) => (name in firsts[number].also ? [...words, setting(name, firsts[number])] : words));
+    if (kinds(longer) > kinds(said)) said = longer;
   }
-  const said = firsts.map((run) => differ.map((name) => run.words[name]).filter(Boolean).join(", ") || run.name);
+  if (!said.flat().length) said = firsts.map((run) => [run.words.task, run.words.body]);
+  said = said.map((words, number) => words.join(", ") || firsts[number].name);
   return said.map((label, number) => {
     const alike = said.filter((other) => other === label).length > 1;
     return alike ? `${label} (${firsts[number].status}, ${firsts[number].name.slice(-8)})` : label;
@@ -419,6 +425,11 @@ function savePicture() {
 function update() {
   showFilters();
   showTable();
+  updateChoice();
+}
+
+// The rows stay where they are, and so does the focus.
+function updateChoice() {
   showChoice();
   showCurves();
   writeAddress();
@@ -430,7 +441,7 @@ find("choose").addEventListener("click", () => toggle(shown, true));
 find("clear").addEventListener("click", () => toggle(runs, false));
 find("part").addEventListener("change", () => {
   view.part = find("part").value;
-  update();
+  updateChoice();
 });
 find("numbers").addEventListener("toggle", () => find("numbers").open && showNumbers());
 find("table-csv").addEventListener("click", saveTable);
