@@ -87,7 +87,7 @@ def _read(folder: Path) -> dict[str, Any]:
         why = str(error)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         why = f"it is not a run ({type(error).__name__}: {error})"
-    return run | {"why": " ".join(why.replace(str(folder), folder.name).split())}
+    return run | {"why": " ".join(why.replace(f"{folder}{os.sep}", "").replace(str(folder), "the run").split())}
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

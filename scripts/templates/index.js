@@ -48,35 +48,39 @@ function state(run) {
 function makeRow(run) {
   const cell = (column, ...content) => element("td", { role: "gridcell", "data-name": title(column),
     class: `${column}${NUMBERS.has(column) ? " number" : ""}` }, ...content);
+  const small = (said) => (said ? [element("small", {}, said)] : []);
   run.box = element("input", { type: "checkbox", tabindex: -1, "aria-label": `Choose ${run.name}` });
-  const cells = [cell("choose", run.box)];
-  for (const column of FIELDS) cells.push(cell(column, text(run[column])));
-  if (also(run)) cells[1].append(element("small", {}, also(run)));
-  const status = cells.at(-1);
-  if (state(run)) status.append(element("small", {}, state(run)));
+  const told = FIELDS.map((field) => cell(field, text(run[field])));
+  const status = told.at(-1);
+  told[0].append(...small(also(run)));
+  status.append(...small(state(run)));
   status.classList.add(run.status);
-  cells.push(cell("test", accuracy(run.test)), cell("floor", accuracy(run.floor)));
-  if (run.floor !== null) cells.at(-1).append(element("small", {}, run.predictor));
-  const sign = run.above === null ? "" : run.above > 0 ? "+" : "";
-  cells.push(cell("above", run.above === null ? "" : sign + accuracy(run.above)));
-  if (run.above !== null) cells.at(-1).classList.add(run.above > 0 ? "above" : "below");
-  if (run.page) {
-    run.door = element("a", { href: run.page, tabindex: -1, "aria-label": `Page of ${run.name}` }, "page");
-  } else {
-    run.door = element("button", { type: "button", tabindex: -1, "aria-label": `The command that makes the page of ${run.name}` }, "make page");
-  }
-  const door = cell("page");
-  if (run.status !== "unfinished" && run.status !== "damaged") door.append(run.door);
-  run.row = element("tr", { role: "row", title: run.name }, ...cells, door);
+  run.row = element("tr", { role: "row", title: run.name }, cell("choose", run.box), ...told);
   run.row.run = run;
+  if (run.status === "damaged") {
+    status.colSpan = COLUMNS.length - FIELDS.length + 2; // the reason in place of what there is not
+    return;
+  }
+  const above = cell("above", (run.above > 0 ? "+" : "") + accuracy(run.above));
+  if (run.above !== null) above.classList.add(run.above > 0 ? "above" : "below");
+  const door = cell("page");
+  run.row.append(cell("test", accuracy(run.test)), cell("floor", accuracy(run.floor), ...small(run.predictor)), above, door);
+  if (run.page) {
+    run.door = element("a", { href: run.page, "aria-label": `Page of ${run.name}` }, "page");
+  } else if (run.status !== "unfinished") {
+    run.door = element("button", { type: "button", "aria-label": `The command that makes the page of ${run.name}` }, "make page");
+  }
+  if (run.door) {
+    run.door.tabIndex = -1;
+    door.append(run.door);
+  }
 }
 
 function makeTable() {
   const heads = [element("th", { role: "columnheader" }, element("span", { class: "hidden" }, "chosen"))];
   for (const column of COLUMNS) {
-    const head = element("th", { role: "columnheader", class: NUMBERS.has(column) ? "number" : "" },
-                         element("button", { type: "button", "data-sort": column }, title(column)));
-    heads.push(head);
+    heads.push(element("th", { role: "columnheader", class: NUMBERS.has(column) ? "number" : "" },
+                       element("button", { type: "button", "data-sort": column }, title(column))));
   }
   heads.push(element("th", { role: "columnheader" }, element("span", { class: "hidden" }, "page")));
   runs.forEach(makeRow);
@@ -115,7 +119,7 @@ function move(event) {
   const targets = { ArrowDown: place + 1, ArrowUp: place - 1, Home: 0, End: shown.length - 1, PageDown: place + page, PageUp: place - page };
   if (event.key in targets) {
     shown[Math.max(0, Math.min(shown.length - 1, targets[event.key]))].box.focus();
-  } else if (event.key === "ArrowRight" && run.door.isConnected) {
+  } else if (event.key === "ArrowRight" && run.door) {
     run.door.focus();
   } else if (event.key === "ArrowLeft") {
     run.box.focus();
