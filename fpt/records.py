@@ -7,6 +7,7 @@
     trainable-<step>.safetensors  likewise, at the steps that were to be kept
     result.json             written last: a folder that has it is finished
     state-<step>.safetensors  while the run goes on
+    tensorboard/            the evaluations once more, for a dashboard, where --log asked for it
 
 Every file appears whole or not at all.  The states of a stack lie in its runs' folders; those of an older step are
 removed only when all runs have the newer one, so that the newest step that all have is a state of the whole stack.

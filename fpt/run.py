@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,19 @@ from fpt.trainer import Trainer
 
 VALIDATION = 2_000  # examples of validation, unless said otherwise
 MEMORY_SHARE = 0.85  # of the device's memory that a stack may take
+Log = Callable[[Path, list[dict[str, Any]]], None]  # of a run's folder and its history
 
 
 def train(configs: Config | Iterable[Config], out: Path | str = "runs", data_dir: Path | str | None = None,
-          quiet: bool = False, keep: int = 0) -> list[dict[str, Any]]:
+          quiet: bool = False, keep: int = 0, log: Log | None = None) -> list[dict[str, Any]]:
     """Trains every run that is not finished yet, as few stacks as fit; returns the results, in the order given.
 
     out: the folder of run folders.  data_dir: where data lie, else `FPT_DATA`.  keep: at how many evenly spaced steps,
-    the last among them, the trainable parameters are kept.  A run that was killed goes on from its last state and ends in
-    the same numbers; one that is finished is left alone, after a look whether the data, where their folder is named, are
-    those that it was trained with.  Raises UserError for what cannot be done, Interrupted at Ctrl-C.
+    the last among them, the trainable parameters are kept.  log: is called after each evaluation with a run's folder and
+    its history so far, the lines of metrics.jsonl; `fpt.tensorboard.Tensorboard()` is one.  A run that was killed goes on
+    from its last state and ends in the same numbers; one that is finished is left alone, after a look whether the data,
+    where their folder is named, are those that it was trained with.  Raises UserError for what cannot be done, Interrupted
+    at Ctrl-C.
     """
     begun = time.monotonic()
     asked = list(configs) if isinstance(configs, Iterable) else [configs]
@@ -74,7 +77,7 @@ def train(configs: Config | Iterable[Config], out: Path | str = "runs", data_dir
         if not unfinished:
             continue
         own_bodies = ready.body_seed is None and len({folder.config.seed for folder in same}) > 1
-        stacks = Stacks(ready, found, own_bodies, named, quiet, begun, kept_steps(ready.steps, keep))
+        stacks = Stacks(ready, found, own_bodies, named, quiet, begun, kept_steps(ready.steps, keep), log)
         with contextlib.ExitStack() as held:
             for folder in unfinished:
                 folder.open()
@@ -115,8 +118,9 @@ class Stacks:
     """Runs that differ in rate and seed only, on their way through as many stacks as they need."""
 
     def __init__(self, config: Config, found, own_bodies: bool, data_dir: Path | None, quiet: bool, begun: float,
-                 keep: tuple[int, ...]):
+                 keep: tuple[int, ...], log: Log | None):
         self.config, self.task, self.quiet, self.begun, self.keep = config, config.task, quiet, begun, keep
+        self.log = log or (lambda folder, history: None)
         self.say = (lambda line: None) if quiet else print
         self.data = contract.call(self.task, "load", data_dir, self.say)
         contract.check_data(self.task, self.data, config.batch)

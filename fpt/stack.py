@@ -167,6 +167,7 @@ class Stack:
         self.state = restart(self.state)
         for folder, history in zip(self.folders, self.history):
             folder.write_metrics(history)
+            self.common.log(folder.path, history)
 
     def _rank(self, score: dict) -> tuple[bool, float]:
         """What makes one evaluation better than another, as long as the loss is a number: accuracy; a language model's loss."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -14,11 +14,13 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from fpt.config import Config, grid
+from fpt.errors import nearest
 from fpt.files import cache_folder
 from fpt.task import Task
 from scripts.command import expected, parsed, preset_of
 
 TaskType = TypeVar("TaskType", bound=Task)
+LOGS = ("tensorboard",)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Options(Generic[TaskType]):
     """Folder that holds mnist/, cifar10/, listops/ or text/; None: FPT_DATA, else they are fetched."""
     keep: int = 0
     """At how many evenly spaced steps the trainable parameters are kept, for a look at them later."""
+    log: str | None = None
+    """Scalars for a dashboard while it trains: tensorboard, into the run's folder; None: none."""
     out: Path = Path("runs")
     """Folder of run folders."""
 
@@ -120,10 +124,22 @@ def keep_compiled() -> None:
 
 def train_all(configs: list[Config], options: Options) -> list[dict[str, Any]]:
     """`fpt.train` as the commands call it: Ctrl-C says how to go on."""
+    log = _log(options.log)
     from fpt.run import train
     from fpt.stack import Interrupted
 
     try:
-        return train(configs, out=options.out, data_dir=options.data_dir, keep=options.keep)
+        return train(configs, out=options.out, data_dir=options.data_dir, keep=options.keep, log=log)
     except Interrupted as stopped:
         raise KeyboardInterrupt(f"stopped by {stopped}; the state is saved, and the same command goes on from it") from None
+
+
+def _log(name: str | None) -> Callable[[Path, list[dict[str, Any]]], None] | None:
+    """What `--log` names.  Raises UserError where there is no such thing, or it is not installed."""
+    if name is None:
+        return None
+    if name not in LOGS:
+        raise nearest(name, LOGS, "--log")
+    from fpt.tensorboard import Tensorboard
+
+    return Tensorboard()

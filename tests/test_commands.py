@@ -69,6 +69,7 @@ MISTAKES = [
     (("train", "bit-xor", "--optimizer", "muno"), "did you mean 'muon'?"),
     (("train", "bit-xor", "--accumulate", "3"), "--accumulate 3 does not divide --batch 4"),
     (("train", "bit-xor", "--weight-decay", "-1"), "--weight-decay must not be negative"),
+    (("train", "bit-xor", "--log", "tensorbord"), "unknown --log 'tensorbord'; did you mean 'tensorboard'?"),
     (("pretrain", "langauge"), "did you mean 'language'?"),
     (("pretrain", "task"), "which task?"),
     (("pretrain", "self", "mnits"), "did you mean 'mnist'?"),
