@@ -293,6 +293,16 @@ def test_on_a_narrow_screen_nothing_is_cut_off(opened, few):
     assert names(page)[0] == "copy"
 
 
+def test_the_picture_is_fitted_to_a_window_that_changes(opened, few):
+    page = opened(few)
+    choose(page, "tiny0")
+    wide = page.evaluate("document.querySelector('#picture svg').clientWidth")
+    page.set_viewport_size({"width": 600, "height": 900})
+    page.wait_for_timeout(300)
+    assert page.get_attribute("#picture svg", "width") == str(page.evaluate("document.querySelector('#picture svg').clientWidth"))
+    assert page.evaluate("document.querySelector('#picture svg').clientWidth") < wide / 2
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_and_lines_stand_out_from_the_ground(opened, few, scheme, tmp_path):
     out = tmp_path / "runs"

@@ -14,6 +14,7 @@ const view = { words: "", sort: "", part: "", only: {} }; // sort: a column, wit
 const chosen = new Set();
 const slots = new Map(); // group of a chosen run -> number of its line, which it keeps while it is chosen
 let shown = runs;
+let drawnWidth = 0; // of the section that the picture of the curves was fitted to
 
 function element(name, attributes = {}, ...content) {
   const made = document.createElement(name);
@@ -172,7 +173,8 @@ function showChoice() {
     run.row.classList.toggle("chosen", run.box.checked);
     run.row.setAttribute("aria-selected", run.box.checked);
   }
-  const unseen = [...chosen].filter((run) => !shown.includes(run)).length;
+  const seen = new Set(shown);
+  const unseen = [...chosen].filter((run) => !seen.has(run)).length;
   find("count").textContent = `${shown.length} of ${runs.length} runs are shown, ${chosen.size} chosen`
     + (unseen ? `, ${unseen} of these not shown.` : ".");
   find("clear").disabled = chosen.size === 0;
@@ -340,6 +342,7 @@ function showCurves() {
 
   const { lines, floors, missing } = pictured(PAGE);
   const width = Math.max(300, find("picture").clientWidth - 34);
+  drawnWidth = find("curves").clientWidth;
   const picture = drawCurves({ lines, floors, title: gist(lines), width, colours: data.colours, palette: PAGE, legend: false });
   const legend = element("ul", { "aria-label": "Legend: press an entry to bring its curves forward" });
   lines.forEach((line) => {
@@ -458,6 +461,8 @@ addEventListener("hashchange", () => {
   readAddress();
   update();
 });
-new ResizeObserver(() => requestAnimationFrame(() => chosen.size && showCurves())).observe(find("curves"));
+new ResizeObserver(() => requestAnimationFrame(() => {
+  if (chosen.size && find("curves").clientWidth !== drawnWidth) showCurves();
+})).observe(find("curves"));
 readAddress();
 update();
