@@ -28,6 +28,14 @@ def test_the_page_tells_what_a_finished_run_is_and_what_it_came_to(tmp_path):
     assert one["floors"] == {"": {"majority": 0.51}, "hidden": {"vote": 0.69}} and one["name"] == made["run"].replace("/", "-")
 
 
+def test_a_setting_that_there_was_not_yet_is_what_runs_did_then(tmp_path):
+    made = run()
+    del made["config"]["birth"]
+    leave(tmp_path, made)
+    one, = held(tmp_path).values()
+    assert one["birth"] == "weights" and one["status"] == "finished"
+
+
 def test_a_run_that_diverged_and_one_that_is_unfinished_say_so(tmp_path):
     diverged = run(lr=1.0)
     diverged["result"]["status"], diverged["curve"][1]["validation"]["accuracy"] = "diverged", None

@@ -60,11 +60,11 @@ def few(tmp_path_factory):
             ("copy", run((0.5, 0.7, 0.9), test=0.9, body="copy"), ()),
             ("tiny0", run((0.5, 0.6, 0.8), test=0.8), ()),
             ("tiny1", run((0.5, 0.7, 0.7), test=0.7, seed=1), ()),
-            ("unfinished", run((0.4,), body="copy", lr=0.1, steps=20), ("result.json",)),
+            ("unfinished", run((0.4,), body="copy", lr=10.0, steps=20), ("result.json",)),
             ("damaged", run(lr=7.0), ()),
             ("mnist", run((0.1, 0.3, 0.2), test=0.3, task="mnist", floor=0.92), ())):
         if name == "mnist":
-            made["result"]["status"] = "diverged"
+            made["result"] |= {"status": "diverged", "floors": {"majority": 0.1, "logistic": 0.92}}
         names[name] = leave(out, made | {"run": name}, *missing).name
     (out / "damaged" / "result.json").write_text("{")
     (out / "copy" / "page.html").write_text("<title>the page of a run</title>")
@@ -138,7 +138,7 @@ def test_a_click_on_a_column_sorts_by_it_and_another_turns_it_around(opened, few
     page.click("button[data-sort=test]")
     assert names(page)[:4] == ["mnist", "tiny1", "tiny0", "copy"] and {*names(page)[4:]} == {"unfinished", "damaged"}
     page.click("button[data-sort=lr]")
-    assert names(page)[-2:] == ["unfinished", "damaged"]  # 0.1 and 7: as numbers
+    assert names(page)[-2:] == ["damaged", "unfinished"]  # 7 and 10: as numbers
 
 
 @pytest.mark.parametrize("field, value, found", [
@@ -182,6 +182,18 @@ def test_what_is_chosen_is_drawn_a_colour_for_each_condition(opened, few):
     assert page.eval_on_selector_all("#picture .curve path", colours) == strokes[1:]  # it keeps its own
 
 
+def test_the_legend_says_what_tells_runs_apart_and_no_more(opened, tmp_path):
+    out = tmp_path / "runs"
+    for name, settings in {"a": {}, "b": {"birth": "mimetic"}, "c": {"load": "none"}, "d": {"batch": 4, "clip": 2.0}}.items():
+        leave(out, run(**settings) | {"run": name})
+    page = opened(write(out))
+    page.click("#choose")
+    assert page.locator("#picture li").all_inner_texts() == ["tiny, batch 2", "tiny, mimetic, batch 2", "tiny, random, batch 2",
+                                                             "tiny, batch 4"]
+    choose(page, "d")
+    assert page.locator("#picture li").all_inner_texts() == ["tiny", "tiny, mimetic", "tiny, random"]
+
+
 def test_a_curve_goes_through_its_accuracies(opened, few):
     page = opened(few)
     choose(page, "tiny0")
@@ -207,7 +219,9 @@ def test_of_several_tasks_the_best_floor_of_each_is_drawn(opened, few):
     page = opened(few)
     choose(page, "tiny0", "mnist")
     drawn = " ".join(page.inner_text("#picture").split())
-    assert "0.510 bit-memory, majority" in drawn and "0.920 mnist, majority" in drawn
+    assert "0.510 bit-memory, majority" in drawn and "0.920 mnist, logistic" in drawn and "0.100" not in drawn
+    choose(page, "tiny0")
+    assert "0.920 logistic 0.100 majority" in " ".join(page.inner_text("#picture").split())
 
 
 def test_a_link_keeps_the_filters_the_order_the_part_and_the_choice(opened, few):
@@ -327,7 +341,7 @@ def test_words_and_lines_stand_out_from_the_ground(opened, few, scheme, tmp_path
 
 def test_what_a_run_says_of_itself_stays_text(opened, tmp_path):
     out = tmp_path / "runs"
-    made = run(task=EVIL, body=EVIL, floor=0.6) | {"run": "evil"}
+    made = run(task=EVIL, body=EVIL) | {"run": "evil"}
     made["result"]["floors"] = {EVIL.replace("/", "|"): 0.6}
     for line in made["curve"]:
         line["validation"]["slices"] = {EVIL: 0.5}
@@ -339,3 +353,5 @@ def test_what_a_run_says_of_itself_stays_text(opened, tmp_path):
     page.click("#numbers summary")
     assert page.title() == "Runs in runs" and page.locator("img").count() == 0 and page.locator("script").count() == 2
     assert EVIL in page.inner_text("tr[title=evil] td.task")
+    assert {row["task"] for row in csv.DictReader(io.StringIO(saved(page, "#table-csv"), newline=""))} == {EVIL}
+    assert EVIL in "".join(ElementTree.fromstring(saved(page, "#curves-svg")).itertext())
