@@ -1,6 +1,6 @@
 """Writes one page over all runs in a folder: what each is, what it came to, and their learning curves over each other.
 
-The files are read here; how they are shown is said in templates/index.*.
+The files are read here; how they are shown is said in templates/index*.
 """
 
 from __future__ import annotations

@@ -94,13 +94,15 @@ function drawCurves({ lines, floors, title, width, colours, palette, legend }) {
                   "training step"));
 
   const names = floors.map((floor) => wrapped(`${floor.value.toFixed(3)} ${floor.label}`, beside ? 28 : width / 10));
-  const places = apart(floors.map((floor) => down(floor.value) + (beside ? 4 : -5)), names.map((name) => name.length), bottom - 4);
+  const heights = floors.map((floor) => down(floor.value) + (beside ? 4 : -5));
+  const places = apart(heights, names.map((name) => name.length), bottom - 4);
   floors.forEach((floor, number) => {
     const y = down(floor.value), x = beside ? width - right + 8 : width - right;
     made.append(svg("line", { x1: left, x2: width - right, y1: y, y2: y },
                     { stroke: palette.soft, "stroke-dasharray": "4 3" }));
     const label = svg("text", { "text-anchor": beside ? "start" : "end" },
-                      { fill: palette.soft, "font-size": "12px", stroke: palette.paper, "stroke-width": "4px", "paint-order": "stroke" });
+                      { fill: palette.soft, "font-size": "12px", stroke: palette.paper, "stroke-width": "4px",
+                        "paint-order": "stroke" });
     names[number].forEach((said, line) => label.append(svg("tspan", { x, y: places[number] + line * LINE_HEIGHT }, {}, said)));
     made.append(label);
   });
