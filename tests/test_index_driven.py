@@ -296,13 +296,18 @@ def test_what_is_saved_can_be_read_back(opened, few):
     assert [point["accuracy on validation"] for point in points if point["run"] == "tiny0"] == ["0.5", "0.6", "0.8"]
 
 
-def test_on_a_narrow_screen_nothing_is_cut_off(opened, few):
-    page = opened(few, width=380)
+@pytest.mark.parametrize("width", [380, 900])
+def test_on_a_narrow_screen_nothing_is_cut_off(opened, tmp_path, width):
+    for name, settings in {"copy": {"test": 0.9, "body": "a-body-with-a-long-name"},
+                           "tiny": {"train": "input+output+attention@0-5"}}.items():
+        leave(tmp_path, run(**settings) | {"run": name})
+    page = opened(write(tmp_path), width=width)
     page.click("#choose")
-    assert curves(page) == 5 and page.evaluate("document.documentElement.scrollWidth") == 380
-    assert page.evaluate("document.getElementById('runs').scrollWidth <= document.getElementById('runs').clientWidth")
+    assert curves(page) == 2 and page.evaluate("document.documentElement.scrollWidth") == width
+    wide = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.className || one.id)"
+    assert not page.eval_on_selector_all("#runs, #runs td", wide)
     right = "all => Math.max(...all.map(one => one.getBoundingClientRect().right))"
-    assert page.eval_on_selector_all("#runs td, #picture text, #filters *", right) <= 380
+    assert page.eval_on_selector_all("#runs td, #picture text, #filters *", right) <= width
     page.select_option("#sort", "-test")
     assert names(page)[0] == "copy"
 
