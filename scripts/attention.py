@@ -51,26 +51,21 @@ class Options:
     """The file that defines the runs' task, if it is one of a user's own and has not been executed here before."""
     study: str | None = None
     """Instead of runs, a study in results/records: prints its tables."""
+    task: str | None = None
+    """With --study, one task of it."""
     to: Path | None = None
-    """With --study, a file to write them to, in markdown."""
+    """With --study, a file for the tables, .md, or for a picture of one task, .svg or .png."""
 
 
 def main(arguments: list[str]) -> None:
     options = parsed(Options, arguments, "python -m scripts.attention")
     if bool(options.runs) == bool(options.study):
         raise UserError("name the folders of runs, or a --study; see python -m scripts.attention --help")
-    if options.to and not options.study:
-        raise UserError("--to is for the tables of a --study; what is measured of a run is written to its folder")
     if options.study:
-        from scripts.attention_table import tables
-
-        text = tables(recorded.study(options.study))
-        if options.to:
-            write_whole(options.to, text.encode())
-            print(f"{options.to}: the heads of study {options.study}")
-        else:
-            print(text, end="")
+        _tell(recorded.study(options.study, options.task), options.to)
         return
+    if options.to or options.task:
+        raise UserError("--to and --task are for a --study; what is measured of a run is written to its folder")
     for name, least in (("count", 1), ("ablated", 0)):
         if getattr(options, name) is not None and getattr(options, name) < least:
             raise UserError(f"--{name} must be at least {least}, not {getattr(options, name)}")
@@ -87,6 +82,20 @@ def main(arguments: list[str]) -> None:
     print(beside(found))
     for one in loaded:
         print(f"{one.folder / MEASURES}, {one.folder / MAPS}")
+
+
+def _tell(runs: list[recorded.Run], target: Path | None) -> None:
+    """Prints the tables of recorded runs, or writes them, or a picture, to a file."""
+    from scripts import attention_figure, attention_table
+
+    if target is None:
+        print(attention_table.tables(runs), end="")
+        return
+    if target.suffix not in (".md", ".svg", ".png"):
+        raise UserError(f"--to takes a name that ends in .md, .svg or .png, not {target.name!r}")
+    write_whole(target, attention_table.tables(runs).encode() if target.suffix == ".md" else
+                attention_figure.draw(runs, target.suffix[1:]))
+    print(target)
 
 
 def _look(loaded, options: Options) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from fpt import Config, load_run, train
+from fpt import Config, UserError, load_run, train
 from fpt.arrays import pack, unpack
-from scripts import attention_table, recorded
+from scripts import attention_figure, attention_table, recorded
 from tasks.bits import BitMemory, BitXor
 from tests.recording import run as record
 
@@ -88,7 +88,9 @@ def test_a_task_without_answer_tokens_is_told_so(command, run, monkeypatch):
 @pytest.mark.parametrize(("arguments", "said"), [
     ((), "name the folders of runs, or a --study"),
     (("--study", "births", "RUN"), "name the folders of runs, or a --study"),
-    (("RUN", "--to", "x.md"), "--to is for the tables of a --study"),
+    (("RUN", "--to", "x.md"), "--to and --task are for a --study"),
+    (("--study", "births", "--to", "x.pdf"), "ends in .md, .svg or .png, not 'x.pdf'"),
+    (("--study", "births", "--to", "x.svg"), "there is nothing to draw"),
     (("nowhere",), "no folder nowhere; name the folder of a run"),
     (("RUN", "--count", "0"), "--count must be at least 1, not 0"),
     (("RUN", "--ablated", "-1"), "--ablated must be at least 0, not -1"),
@@ -187,13 +189,25 @@ def test_a_table_has_a_row_for_each_condition_over_its_seeds():
     assert "3 runs in all. Best floor on test: 0.510 (majority)." in text
 
 
+def test_a_picture_shows_each_condition_of_one_task():
+    runs = [looked(seed=0), looked(seed=1), looked(load="none"), record(seed=5)]
+    drawn = attention_figure.draw(runs, "svg")
+    assert drawn == attention_figure.draw(runs, "svg") and drawn.startswith(b"<?xml")
+    for words in (b">tiny<", b">tiny, random<", b">2 of 4 heads keep 95%<", b">mass on: answer here<"):
+        assert words in drawn, words
+    with pytest.raises(UserError, match="one picture shows one task"):
+        attention_figure.draw([*runs, looked(task="bit-xor")], "svg")
+    with pytest.raises(UserError, match="7 conditions are more than the 6"):
+        attention_figure.draw([looked(body=f"body{number}") for number in range(7)], "svg")
+
+
 def test_records_hold_what_was_found_and_the_tables_come_of_them(command, pair, tmp_path, monkeypatch):
     command("attention", *pair, "--ablated", "8")
     assert command("collect", *pair, "--study", "heads", "--records", tmp_path)[0] == 0
     monkeypatch.setattr(recorded, "RECORDS", tmp_path)
     code, out, _ = command("attention", "--study", "heads", "--to", tmp_path / "heads.md")
     text = (tmp_path / "heads.md").read_text()
-    assert code == 0 and "heads.md" in out and text.startswith("### bit-xor\n") and "| tiny, random |" in text
+    assert code == 0 and out == f"{tmp_path / 'heads.md'}\n" and text.startswith("### bit-xor\n") and "| tiny, random |" in text
     assert command("attention", "--study", "heads")[1] == text
 
 
