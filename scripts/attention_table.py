@@ -133,8 +133,9 @@ def _table(runs: list[Run]) -> str:
         told.append(f"`mass`: the share of a head's weights on \"{answer}\", averaged over {first['n']:,} examples of "
                     f"{first['split']}, of the head that has most; `at step 0`: of the same head before training.")
     if "ablation" in first:
+        counts = sorted({run["attention"]["ablation"][BY]["n"] for run in runs if "ablation" in run["attention"]})
         told.append(f"`heads needed`: those, of {heads}, without which more accuracy is lost than {ERRORS} standard errors, each "
-                    f"replaced by its mean over {first['ablation'][BY]['n']:,} examples; `most lost`: the accuracy that is "
+                    f"replaced by its mean over {' or '.join(f'{count:,}' for count in counts)} examples; `most lost`: the accuracy that is "
                     "lost without one of them, mean of seeds; `without`: which one, by layer and number, seed by seed.")
     if answer:
         told.append("`rho`: Spearman's rank correlation over heads of mass with accuracy lost, or loss gained; the mean of the "
