@@ -136,8 +136,8 @@ def _table(runs: list[Run]) -> str:
         counts = sorted({run["attention"]["ablation"][BY]["n"] for run in runs if "ablation" in run["attention"]})
         over = " or ".join(f"{count:,}" for count in counts)
         told.append(f"`heads needed`: those, of {heads}, without which more accuracy is lost than {ERRORS} standard errors, each "
-                    f"replaced by its mean over {over} examples; `most lost`: the accuracy that is lost without one of them, mean "
-                    "of seeds; `without`: which one, by layer and number, seed by seed.")
+                    f"replaced by its mean over {over} examples; `most lost`: accuracy that is lost without one of them, mean of "
+                    "seeds; `without`: which one, by layer and number, seed by seed.")
     if answer:
         told.append("`rho`: Spearman's rank correlation over heads of mass with accuracy lost, or loss gained; the mean of the "
                     "seeds, and for how many of them the 95% interval leaves out zero.")
