@@ -1,0 +1,123 @@
+"""Gathers what is known of each head, from what `scripts.attention` left in a run's folder and from measures made on the spot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fpt import attention
+from fpt.errors import UserError
+from fpt.load import LoadedRun
+from fpt.task import Task
+
+MEASURED = "attention.json"  # what `scripts.attention` leaves in a run's folder
+Table = list[list[float]]  # [L][H]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A model that a page shows: the run at some step, or another one beside it."""
+
+    label: str
+    of: int  # 0: the run itself, 1: the first that is beside it, ...
+    step: int
+    trained: bool  # whether it is the run as it ended
+    model: LoadedRun
+
+
+def read(run: LoadedRun) -> dict[str, Any] | None:
+    """What `scripts.attention` found of a run; None where it has not looked at it, or not at these parameters.
+
+    Raises UserError where its file is damaged.
+    """
+    file = run.folder / MEASURED
+    try:
+        found = json.loads(file.read_text())
+        trainable = found["trainable"]
+        _ = found["n"], found["uniform"], found["ablation"], [(line["step"], line["values"]) for line in found["measures"]]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({type(error).__name__}: {error}); make it again with python -m scripts.attention "
+                        f"{run.folder}") from None
+    return found if trainable == run.result.get("trainable") else None
+
+
+def quantities(task: Task, masks: Sequence[str], moments: Sequence[Moment], measures: Sequence[attention.Measures],
+               found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Everything that is known of each head, by name: a table [L][H] for each moment, by its number, and for each step.
+
+    masks: names of the task's `answer_tokens`.  found: for each run, what `read` gives.
+    """
+    return _measured(task, masks, moments, measures, found) + _lost(moments, found)
+
+
+def _measured(task: Task, masks: Sequence[str], moments, measures, found) -> list[dict[str, Any]]:
+    units = attention.units(task)
+    known = [{line["step"]: line["values"] for line in one["measures"]} if one else {} for one in found]
+    values = [known[moment.of].get(moment.step, measure.values) for moment, measure in zip(moments, measures)]
+    uniform = found[0]["uniform"] if found[0] else measures[0].uniform
+    quantities = []
+    for name in (*masks, *units):
+        for which in sorted(uniform[name], reverse=True):
+            steps = {moment.step: one[name][which] for moment, one in zip(moments, values) if moment.of == 0}
+            steps |= {step: one[name][which] for step, one in known[0].items()}
+            quantities.append({
+                "name": name if name in units else f"weight on {name}", "unit": units.get(name, "share"),
+                "where": "at the tokens that are read" if which == attention.READ else "at all tokens",
+                "n": found[0]["n"] if found[0] else measures[0].n, "uniform": uniform[name][which],
+                "tables": {number: _table(one[name][which]) for number, one in enumerate(values)}, "errors": {},
+                "steps": [[step, _table(steps[step])] for step in sorted(steps)],
+            })
+    return quantities
+
+
+def _lost(moments: Sequence[Moment], found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """The accuracy that is lost without each head, whole and by slices, of the runs of which it is known."""
+    known = {number: found[moment.of]["ablation"] for number, moment in enumerate(moments)
+             if moment.trained and found[moment.of] and found[moment.of]["ablation"]}
+    if not known:
+        return []
+    parts = next(iter(known.values()))["zero"].get("slices", {})
+    quantities = []
+    for by, words in (("zero", "zeros in its place"), ("mean", "its mean in its place")):
+        for part in (None, *parts):
+            tables = {number: one[by]["slices"][part] if part else one[by]["lost"] for number, one in known.items()}
+            quantities.append({
+                "name": f"accuracy lost without it{f', {part} answers' if part else ''}", "unit": "accuracy", "where": words,
+                "n": None, "uniform": None, "tables": tables, "steps": [],
+                "errors": {} if part else {number: one[by]["error"] for number, one in known.items()},
+            })
+    return quantities
+
+
+def _table(values) -> Table:
+    return np.asarray(values, np.float64).tolist()
+
+
+def ranked(quantities: Sequence[dict[str, Any]], moment: int) -> list[tuple[int, int]]:
+    """All heads of a moment, those first that the run needs most; else that look most at the answer, or look at the least."""
+    lost = [one for one in quantities if one["unit"] == "accuracy"]
+    by = (lost or quantities)[0]
+    table = np.array(by["tables"][moment]) * (-1 if by["unit"] == "nats" else 1)
+    return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(np.argsort(-table, axis=None, kind="stable"),
+                                                                               table.shape))]
+
+
+def findings(found: dict[str, Any]) -> list[str]:
+    """What a file of `scripts.attention` says in words: how mass and need agree, and which heads suffice."""
+    said = []
+    for by, one in (found.get("correlation") or {}).items():
+        if one:
+            said.append(f"Over heads, the weight on the answer and the accuracy lost without the head ({by} in its place) have the "
+                        f"rank correlation {one['rho']:.2f} (95% interval {one['low']:.2f} to {one['high']:.2f}).")
+    if least := found.get("smallest"):
+        heads = ", ".join(f"{layer}.{head}" for layer, head in least["heads"])
+        said.append(f"{len(least['heads'])} of {found['layers'] * found['heads']} heads suffice for an accuracy of "
+                    f"{least['accuracy']:.3f} (at least {least['target']:.3f} was asked for), with the {least['by']} in place of all "
+                    f"others: {heads}.")
+    return said

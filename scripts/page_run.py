@@ -1,0 +1,169 @@
+"""Makes the page of a run: one HTML file with its result, its attention maps and its measures, that needs no network."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import tasks
+from fpt import attention, records, splits
+from fpt.config import Config
+from fpt.errors import UserError
+from fpt.load import LoadedRun
+from fpt.task import Split
+from scripts import page_examples, page_measures, recorded
+from scripts.page_maps import Head, View, pack
+from scripts.page_measures import Moment
+
+TEMPLATES = Path(__file__).parent / "templates"
+AVERAGED, TOKENS = 1_000, 65_536  # examples that means are taken over, as long as they have no more tokens together
+FEWEST = 32  # examples that means are taken over, however many tokens they have
+SMALL, LARGE = 1.0, 8.0  # megabytes of a page: of a task whose tokens are numbers without a picture, and of any other
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a page shall hold."""
+
+    examples: tuple[int, ...] = ()  # of the test split, by number; none: some that are answered right and some wrong
+    heads: tuple[Head, ...] = ()  # whose whole map is kept first, where not all can be
+    megabytes: float | None = None  # of the page, at most; None: SMALL or LARGE
+
+
+def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], asked: Asked) -> str:
+    """The page of a run, with other runs of the same task beside it.
+
+    data: the task's splits.  Raises UserError for an example or a head that is not there, and for a run of another task.
+    """
+    check(run, twins, data, asked)
+    task, test = run.task, data["test"]
+    numbers = splits.sampled("test", len(test.inputs), min(AVERAGED, max(FEWEST, TOKENS // task.tokens)))
+    sample = Split(test.inputs[numbers], test.targets[numbers])
+    shown = list(asked.examples) or page_examples.some(run, sample, numbers)
+    chosen = Split(test.inputs[shown], test.targets[shown])
+    names = labels([run, *twins])
+    moments = moments_of(run, twins, names)
+    now = next(number for number, moment in enumerate(moments) if moment.model is run)
+    measures = [attention.measure(moment.model, sample.inputs) for moment in moments]
+    found = [page_measures.read(one) for one in (run, *twins)]
+    known = page_measures.quantities(task, list(task.answer_tokens(chosen.inputs)), moments, measures, found)
+    examples = [page_examples.describe(task, *one) for one in zip(*chosen, shown)]
+    examples.append(page_examples.describe_mean(task, sample, examples))
+
+    def view(moment: Moment, measured: attention.Measures, place: int) -> View:
+        example, geometry = examples[place], moment.model.geometry
+        maps = lambda: (layer[0] for layer in attention.maps(moment.model, chosen.inputs[[place]]))
+        mean = place == len(shown)
+        return View(geometry.layers * geometry.heads, example["tokens"], example["read"],
+                    moment.of == 0 and 0 < place < len(shown) and moment.step > 0 and not moment.trained,
+                    (lambda: measured.mean) if mean else maps)
+
+    views = [[view(moment, measured, place) for place in range(len(examples))] for moment, measured in zip(moments, measures)]
+    megabytes = asked.megabytes or (SMALL if task.grid is None and task.vocabulary is None else LARGE)
+    store, stored = pack(views, now, asked.heads, page_measures.ranked(known, now), megabytes * 1e6)
+    summary = records.summary(run.folder)
+    content = {
+        "run": summary["run"], "task": task.name, "grid": task.grid, "difference": store.difference, "now": now,
+        "examples": examples, "quantities": known, "curves": curves(summary), "bars": bars([run, *twins], names),
+        "moments": [{"label": moment.label, "of": moment.of, "step": moment.step, "layers": moment.model.geometry.layers,
+                     "heads": moment.model.geometry.heads, "views": there,
+                     "answers": [page_examples.answered(moment.model, *one) for one in zip(*chosen)]}
+                    for moment, there in zip(moments, stored)],
+    }
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment.get_template("run.html.j2").render(
+        content=content, blobs=store.blobs, run=summary["run"], folder=str(run.folder), config=summary["config"],
+        result=run.result, task=task, about=type(task).__doc__.splitlines()[0], command=command(run.config), names=names,
+        averaged=len(numbers), measured=found[0], findings=page_measures.findings(found[0]) if found[0] else [],
+        floor=recorded.best_floor(summary))
+
+
+def check(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], asked: Asked) -> None:
+    """Raises UserError for what a page is asked to show and is not there."""
+    geometry, count = run.geometry, len(data["test"].inputs)
+    if outside := [head for head in asked.heads if not (head[0] < geometry.layers and head[1] < geometry.heads)]:
+        raise UserError(f"no head {outside[0][0]}.{outside[0][1]} in {run.folder}: its layers are 0 to {geometry.layers - 1}, its "
+                        f"heads 0 to {geometry.heads - 1}")
+    if outside := [number for number in asked.examples if not 0 <= number < count]:
+        raise UserError(f"no example {outside[0]}: those of {run.task.name}'s test split are 0 to {count - 1}")
+    for twin in twins:
+        if twin.task != run.task:
+            raise UserError(f"{twin.folder} is of {_told(twin)}, while {run.folder} is of {_told(run)}; --beside takes runs of the "
+                            "same task in the same sizes")
+        splits.check(data, twin.result["data"], str(twin.folder))
+
+
+def _told(run: LoadedRun) -> str:
+    return " ".join([run.task.name, *(f"{name} {value}" for name, value in run.task.settings().items())])
+
+
+def labels(runs: Sequence[LoadedRun]) -> list[str]:
+    """What tells each of several runs from the others."""
+    summaries = [records.summary(run.folder) for run in runs]
+    found = {one["run"]: label for label, alike in recorded.conditions(summaries, ()).items() for one in alike}
+    return [found[summary["run"]] for summary in summaries]
+
+
+def moments_of(run: LoadedRun, twins: Sequence[LoadedRun], names: Sequence[str]) -> list[Moment]:
+    """The run before its first step, at the steps that were kept, and as it ended, by step; then those beside it."""
+    best = run.result["best_step"]
+    own = [Moment(f"step {step:,}" if step else "before the first step", 0, step, False, run.at(step)) for step in run.steps
+           if step == 0 or step != best]
+    own.append(Moment(f"after training (step {best:,}, best on validation)", 0, best, True, run))
+    return sorted(own, key=lambda moment: (moment.step, moment.trained)) + [
+        Moment(f"{name}, after training", number, twin.result["best_step"], True, twin)
+        for number, (name, twin) in enumerate(zip(names[1:], twins), 1)]
+
+
+def curves(summary: recorded.Run) -> list[dict[str, Any]]:
+    """Accuracy on validation by step: of all answers, then of each slice, with the floors that belong to it."""
+    lines = [(line["step"], line["validation"]) for line in summary["curve"]]
+    parts = list(dict.fromkeys(part for _, score in lines for part in score.get("slices", {})))
+    floors = {part: {name.rpartition("/")[2]: value for name, value in summary["result"]["floors"].items()
+                     if name.rpartition("/")[0] == (part or "") and value is not None} for part in (None, *parts)}
+    value = lambda score, part: score["accuracy"] if part is None else score["slices"].get(part)
+    return [{"name": part or "all answers", "floors": floors[part],
+             "points": [[step, value(score, part)] for step, score in lines if value(score, part) is not None]}
+            for part in (None, *parts)]
+
+
+def bars(runs: Sequence[LoadedRun], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Accuracy on test: of the runs, and of the trivial predictors; all answers, then those of each slice."""
+    result = runs[0].result
+    said = lambda name, number: "this run" if number == 0 else name
+    found = []
+    for part in (None, *result["test"].get("slices", {})):
+        rows = [{"name": said(name, number), "floor": False,
+                 "value": run.result["test"]["accuracy"] if part is None else run.result["test"]["slices"].get(part)}
+                for number, (name, run) in enumerate(zip(names, runs))]
+        rows += [{"name": name.rpartition("/")[2], "floor": True, "value": value} for name, value in result["floors"].items()
+                 if name.rpartition("/")[0] == (part or "")]
+        found.append({"name": part or "all answers", "rows": [row for row in rows if row["value"] is not None]})
+    return found
+
+
+def command(config: Config) -> str | None:
+    """The command that trains a run of this configuration; None for a task that the training command does not know."""
+    if not config.task_file and config.task.name not in tasks.TASKS:
+        return None
+    usual = Config.preset(type(config.task)())
+    named = ["--task-file", config.task_file] if config.task_file else [config.task.name]
+    fields = [field.name for field in dataclasses.fields(Config) if field.name not in (
+        "task", "task_file", "geometry", "checkpoint")]
+    sizes = config.task.settings()
+    changed = {name: value for name, value in sizes.items() if value != usual.task.settings()[name]}
+    changed |= {name: getattr(config, name) for name in fields if getattr(config, name) != getattr(usual, name)}
+    if config.load == "body" and usual.load is None and not config.birth.startswith("mimetic"):
+        changed.pop("load", None)  # it is what is loaded unless something else is said
+    options = [word for name, value in changed.items() for word in
+               (f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value]))]
+    return shlex.join(["python", "-m", "scripts.train", *named, *options])
