@@ -79,6 +79,7 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
     }
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
+    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, sort_keys=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("run.html.j2").render(
         content=content, blobs=store.blobs, run=summary["run"], folder=str(run.folder), config=summary["config"],
