@@ -10,20 +10,27 @@ import numpy as np
 
 from fpt.evaluation import answers
 from fpt.load import LoadedRun
+from fpt.splits import sampled
 from fpt.task import UNSCORED, Split, Task
 
 EXAMPLES = 4  # that are shown unless others are asked for
 ANSWERS = 64  # of an example that are listed, at most
 
 
-def some(run: LoadedRun, sample: Split, numbers: np.ndarray) -> list[int]:
-    """The numbers of the first examples of a sample, half of them answered wrong as far as there are any."""
+def some(run: LoadedRun, sample: Split, numbers: np.ndarray, total: int) -> list[int]:
+    """Chooses examples of the test split, of `total`, by their numbers: half of them answered wrong as far as there are any.
+
+    sample, numbers: the examples among which they are, as `splits.sample` and `sampled` give them.  The first that fit are
+    taken, in the order in which ever larger samples hold them: the first of the split may be too regular to tell anything.
+    """
     predictions, _ = answers(run.trainer, run.frozen, run.trainable, sample)
     right = ((predictions[0] == sample.targets) | (sample.targets == UNSCORED)).all(axis=1)
-    wrong = numbers[~right][: EXAMPLES // 2]
-    few = numbers[right][: EXAMPLES - len(wrong)]
-    wrong = numbers[~right][: EXAMPLES - len(few)]
-    return sorted(map(int, (*few, *wrong)))
+    sizes = [EXAMPLES * 2**power for power in range(len(numbers).bit_length())]
+    first = [[number in sampled("test", total, size) for size in sizes].index(True) for number in numbers]
+    order = np.argsort(first, kind="stable")
+    wrong = [number for number in order if not right[number]]
+    few = [number for number in order if right[number]][: EXAMPLES - len(wrong[: EXAMPLES // 2])]
+    return sorted(int(number) for number in numbers[[*few, *wrong[: EXAMPLES - len(few)]]])
 
 
 def describe(task: Task, inputs: np.ndarray, targets: np.ndarray, number: int) -> dict[str, Any]:

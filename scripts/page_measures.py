@@ -23,6 +23,7 @@ class Moment:
     """A model that a page shows: the run at some step, or another one beside it."""
 
     label: str
+    short: str
     of: int  # 0: the run itself, 1: the first that is beside it, ...
     step: int
     trained: bool  # whether it is the run as it ended
@@ -38,7 +39,7 @@ def read(run: LoadedRun) -> dict[str, Any] | None:
     try:
         found = json.loads(file.read_text())
         trainable = found["trainable"]
-        _ = found["n"], found["uniform"], found["ablation"], [(line["step"], line["values"]) for line in found["measures"]]
+        _ = found["n"], found["split"], found["uniform"], [(line["step"], line["values"]) for line in found["measures"]]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -67,8 +68,8 @@ def _measured(task: Task, masks: Sequence[str], moments, measures, found) -> lis
             steps = {moment.step: one[name][which] for moment, one in zip(moments, values) if moment.of == 0}
             steps |= {step: one[name][which] for step, one in known[0].items()}
             quantities.append({
-                "name": name if name in units else f"weight on {name}", "unit": units.get(name, "share"),
-                "where": "at the tokens that are read" if which == attention.READ else "at all tokens",
+                "name": (name if name in units else f"mass on {name}") + (", at all tokens" if which == attention.ALL else ""),
+                "unit": units.get(name, "share"), "all": which == attention.ALL,
                 "n": found[0]["n"] if found[0] else measures[0].n, "uniform": uniform[name][which],
                 "tables": {number: _table(one[name][which]) for number, one in enumerate(values)}, "errors": {},
                 "steps": [[step, _table(steps[step])] for step in sorted(steps)],
@@ -77,20 +78,21 @@ def _measured(task: Task, masks: Sequence[str], moments, measures, found) -> lis
 
 
 def _lost(moments: Sequence[Moment], found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    """The accuracy that is lost without each head, whole and by slices, of the runs of which it is known."""
+    """What is lost without each head, of the runs of which it is known: accuracy, whole and by slices, and loss in nats."""
     known = {number: found[moment.of]["ablation"] for number, moment in enumerate(moments)
-             if moment.trained and found[moment.of] and found[moment.of]["ablation"]}
+             if moment.trained and found[moment.of] and found[moment.of].get("ablation")}
     if not known:
         return []
-    parts = next(iter(known.values()))["zero"].get("slices", {})
+    parts = list(next(iter(known.values()))["zero"]["slices"])
     quantities = []
-    for by, words in (("zero", "zeros in its place"), ("mean", "its mean in its place")):
-        for part in (None, *parts):
-            tables = {number: one[by]["slices"][part] if part else one[by]["lost"] for number, one in known.items()}
+    for by, words in (("zero", "zeros"), ("mean", "its mean")):
+        kinds = [("accuracy lost", "accuracy", lambda one: one["lost"]), ("loss gained", "nats gained", lambda one: one["nats"])]
+        kinds += [(f"accuracy lost on {part} answers", "accuracy", lambda one, part=part: one["slices"][part]) for part in parts]
+        for name, unit, table in kinds:
             quantities.append({
-                "name": f"accuracy lost without it{f', {part} answers' if part else ''}", "unit": "accuracy", "where": words,
-                "n": None, "uniform": None, "tables": tables, "steps": [],
-                "errors": {} if part else {number: one[by]["error"] for number, one in known.items()},
+                "name": f"{name} with {words} in its place", "unit": unit, "all": False, "n": None, "uniform": None, "steps": [],
+                "tables": {number: table(one[by]) for number, one in known.items()},
+                "errors": {number: one[by]["error"] for number, one in known.items()} if name == "accuracy lost" else {},
             })
     return quantities
 
@@ -101,23 +103,16 @@ def _table(values) -> Table:
 
 def ranked(quantities: Sequence[dict[str, Any]], moment: int) -> list[tuple[int, int]]:
     """All heads of a moment, those first that the run needs most; else that look most at the answer, or look at the least."""
-    lost = [one for one in quantities if one["unit"] == "accuracy"]
+    lost = [one for one in quantities if one["unit"] == "accuracy" and moment in one["tables"]]
     by = (lost or quantities)[0]
     table = np.array(by["tables"][moment]) * (-1 if by["unit"] == "nats" else 1)
     return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(np.argsort(-table, axis=None, kind="stable"),
                                                                                table.shape))]
 
 
-def findings(found: dict[str, Any]) -> list[str]:
-    """What a file of `scripts.attention` says in words: how mass and need agree, and which heads suffice."""
-    said = []
-    for by, one in (found.get("correlation") or {}).items():
-        if one:
-            said.append(f"Over heads, the weight on the answer and the accuracy lost without the head ({by} in its place) have the "
-                        f"rank correlation {one['rho']:.2f} (95% interval {one['low']:.2f} to {one['high']:.2f}).")
-    if least := found.get("smallest"):
-        heads = ", ".join(f"{layer}.{head}" for layer, head in least["heads"])
-        said.append(f"{len(least['heads'])} of {found['layers'] * found['heads']} heads suffice for an accuracy of "
-                    f"{least['accuracy']:.3f} (at least {least['target']:.3f} was asked for), with the {least['by']} in place of all "
-                    f"others: {heads}.")
-    return said
+def correlations(found: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """How mass on the answer goes with what is lost without the head, over the heads of a run: a line for each kind of loss."""
+    kinds = {"lost": "accuracy", "nats": "loss in nats"}
+    return [{"lost": kinds[kind], "by": "zeros" if by == "zero" else "its mean", **one}
+            for by, ranks in ((found or {}).get("correlation") or {}).items() for kind, one in ranks.items()
+            if one["rho"] is not None]

@@ -46,7 +46,7 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
     task, test = run.task, data["test"]
     numbers = splits.sampled("test", len(test.inputs), min(AVERAGED, max(FEWEST, TOKENS // task.tokens)))
     sample = Split(test.inputs[numbers], test.targets[numbers])
-    shown = list(asked.examples) or page_examples.some(run, sample, numbers)
+    shown = list(asked.examples) or page_examples.some(run, sample, numbers, len(test.inputs))
     chosen = Split(test.inputs[shown], test.targets[shown])
     names = labels([run, *twins])
     moments = moments_of(run, twins, names)
@@ -71,8 +71,8 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
     summary = records.summary(run.folder)
     content = {
         "run": summary["run"], "task": task.name, "grid": task.grid, "difference": store.difference, "now": now,
-        "examples": examples, "quantities": known, "curves": curves(summary), "bars": bars([run, *twins], names),
-        "moments": [{"label": moment.label, "of": moment.of, "step": moment.step, "layers": moment.model.geometry.layers,
+        "examples": examples, "quantities": known, "head": page_measures.ranked(known, now)[0], "curves": curves(summary), "bars": bars([run, *twins], names),
+        "moments": [{"label": moment.label, "short": moment.short, "of": moment.of, "step": moment.step, "layers": moment.model.geometry.layers,
                      "heads": moment.model.geometry.heads, "views": there,
                      "answers": [page_examples.answered(moment.model, *one) for one in zip(*chosen)]}
                     for moment, there in zip(moments, stored)],
@@ -84,7 +84,7 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
     return environment.get_template("run.html.j2").render(
         content=content, blobs=store.blobs, run=summary["run"], folder=str(run.folder), config=summary["config"],
         result=run.result, task=task, about=type(task).__doc__.splitlines()[0], command=command(run.config), names=names,
-        averaged=len(numbers), measured=found[0], findings=page_measures.findings(found[0]) if found[0] else [],
+        averaged=len(numbers), measured=found[0], correlations=page_measures.correlations(found[0]),
         floor=recorded.best_floor(summary))
 
 
@@ -117,11 +117,11 @@ def labels(runs: Sequence[LoadedRun]) -> list[str]:
 def moments_of(run: LoadedRun, twins: Sequence[LoadedRun], names: Sequence[str]) -> list[Moment]:
     """The run before its first step, at the steps that were kept, and as it ended, by step; then those beside it."""
     best = run.result["best_step"]
-    own = [Moment(f"step {step:,}" if step else "before the first step", 0, step, False, run.at(step)) for step in run.steps
-           if step == 0 or step != best]
-    own.append(Moment(f"after training (step {best:,}, best on validation)", 0, best, True, run))
+    own = [Moment(*2 * [f"step {step:,}" if step else "before the first step"], 0, step, False, run.at(step))
+           for step in run.steps if step == 0 or step != best]
+    own.append(Moment(f"after training (step {best:,}, best on validation)", "after training", 0, best, True, run))
     return sorted(own, key=lambda moment: (moment.step, moment.trained)) + [
-        Moment(f"{name}, after training", number, twin.result["best_step"], True, twin)
+        Moment(f"{name}, after training", name, number, twin.result["best_step"], True, twin)
         for number, (name, twin) in enumerate(zip(names[1:], twins), 1)]
 
 

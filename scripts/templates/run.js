@@ -4,7 +4,7 @@ const last = content.examples.length - 1; // of the examples: the mean over many
 const own = content.moments.filter((moment) => moment.of === 0).length;
 const state = {
   example: 0, moment: content.now, beside: "", order: "layer", quantity: "0", measure: "0", colours: "root", rows: "all", answer: "",
-  layer: 0, head: 0, query: null, key: null, held: false, tableOpen: false,
+  layer: content.head[0], head: content.head[1], query: null, key: null, held: false, tableOpen: false,
 };
 const grids = [new HeadsGrid(at("heads")), new HeadsGrid(at("heads-beside"))];
 let shown = []; // the enlarged maps: the moment's, and the one beside it
@@ -86,22 +86,29 @@ async function drawMaps() {
   at("chosen-title").textContent = name[0].toUpperCase() + name.slice(1);
   at("chosen-numbers").replaceChildren(...numbersOf());
   at("tokens-title").textContent = exampleName(state.example);
-  at("answer-said").textContent = found.map(({ moment }) => answerOf(moment, state.example)).join(" · ");
+  at("answer-said").replaceChildren(...(state.example === last ? [content.examples[last].text] : found.map(({ moment }) => answerOf(moment, state.example))));
   const whole = shown[0].map.block > 1 && state.layer !== MEAN && state.head !== MEAN;
   at("chosen-numbers").append(whole ? element("p", {}, `Not all maps fit this page token by token: --head ${state.layer}.${state.head} keeps this one.`) : "");
   drawQuery();
 }
 
-// All that is known of the chosen head, in words.
+// All that is known of the chosen head: a line for each quantity, a column for each map that is shown.
 function numbersOf() {
   if (state.layer === MEAN || state.head === MEAN) return [];
-  const parts = content.quantities.filter((one) => one.where !== "at all tokens").map((one) => {
-    const value = valueOf(one, state.moment, state.layer, state.head);
-    const error = one.errors[state.moment]?.[state.layer]?.[state.head];
-    return value === null ? null : `${one.name}${one.unit === "accuracy" ? ` (${one.where})` : ""} ${said(value)}${error === undefined ? "" : ` ± ${said(error)}`}` +
-      (one.uniform === null ? "" : ` (spread evenly ${said(one.uniform)})`);
-  });
-  return [element("ul", { class: "facts" }, ...parts.filter(Boolean).map((part) => element("li", {}, part)))];
+  const number = (...words) => element("td", { class: "number" }, ...words);
+  const value = (one, moment) => {
+    const error = one.errors[moment]?.[state.layer]?.[state.head];
+    const found = valueOf(one, moment, state.layer, state.head);
+    return found === null ? "" : said(found) + (error === undefined ? "" : ` ± ${said(error)}`);
+  };
+  const rows = content.quantities.filter((one) => !one.all).map((one) => [one, shown.map((map) => value(one, map.moment))]);
+  const heads = [...shown.map((map) => content.moments[map.moment].short), "spread evenly"];
+  return [element("table", { class: "facts" }, element("caption", {}, "This head in numbers"),
+    element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Measure"),
+      ...heads.map((head) => element("th", { scope: "col", class: "number" }, head)))),
+    element("tbody", {}, ...rows.filter(([, values]) => values.some(Boolean)).map(([one, values]) => element("tr", {},
+      element("th", { scope: "row" }, one.name), ...values.map((text) => number(text)),
+      number(one.uniform === null ? "" : said(one.uniform))))))];
 }
 
 function drawQuery() {
@@ -158,11 +165,8 @@ const cellsOf = (map) => Array.from({ length: map.side }, (_, row) => Array.from
   [row * map.block, column * map.block, map.at(row, column)])).flat();
 
 function wire() {
-  const names = content.quantities.map((quantity, number) => [String(number), titleOf(quantity)]);
-  const marks = (number) => {
-    const found = content.moments[content.now].answers[number];
-    return found ? (found.right === found.scored ? " (right)" : " (wrong)") : "";
-  };
+  const names = content.quantities.map((quantity, number) => [String(number), quantity.name]);
+  const marks = (number) => (number === last ? "" : ` (${verdictOf(content.now, number)})`);
   options(at("example"), content.examples.map((_, number) => [number, exampleName(number) + marks(number)]));
   options(at("beside"), [["", "nothing"], ...content.moments.map((moment, number) => [number, moment.label])]);
   options(at("order"), [["layer", "by layer"], ...names.map(([number, title]) => [number, `largest ${title} first`])]);
@@ -190,6 +194,7 @@ function wire() {
       Object.assign(at("example"), { value: last });
       at("rows").value = "read";
       change({ example: last, rows: "read", layer: 0, head: MEAN });
+      change({ answer: at("answer").value = Object.keys(content.examples[last].masks)[0] ?? "" });
     } });
   }
   document.addEventListener("keydown", (event) => {

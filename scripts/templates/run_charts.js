@@ -16,7 +16,7 @@ function curveChart(host, { label, series, rules, across, up, from, to }) {
   const width = Math.min(Math.max(host.clientWidth, 240), 620);
   const named = series.filter((one) => !one.faint);
   const legend = named.length > 1 || named[0]?.shown ? 18 * named.length : 0;
-  const [left, right, top, below] = [52, 12, 12 + legend, 40];
+  const [left, right, top, below] = [52, 22, 12 + legend, 40];
   const high = 210;
   const height = top + high + below;
   const values = [...series.flatMap((one) => one.points.map(([, y]) => y)), ...rules.map((rule) => rule.value)];

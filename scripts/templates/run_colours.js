@@ -39,6 +39,6 @@ class Scale {
   }
 
   get ticks() {
-    return (this.root ? [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1]).map((tick) => tick * this.most);
+    return (this.root ? [0, 0.01, 0.1, 0.25, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1]).map((tick) => tick * this.most);
   }
 }

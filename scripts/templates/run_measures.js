@@ -1,15 +1,14 @@
 // What is known of each head as numbers: by layer and head, and over training.
 
-const titleOf = (quantity) => `${quantity.name}, ${quantity.where}`;
-const unitOf = { share: "share of the weights", nats: "nats", tokens: "tokens", patches: "patches", accuracy: "accuracy" };
+const UNITS = { share: "share of the weights", nats: "nats", tokens: "tokens", patches: "patches", accuracy: "accuracy", "nats gained": "nats" };
 
 function drawMeasures() {
   const quantity = content.quantities[state.measure];
   const moment = quantity.tables[state.moment] ? state.moment : content.now;
   const table = quantity.tables[moment];
-  const title = titleOf(quantity);
+  const title = quantity.name;
   const label = content.moments[moment].label;
-  at("table-title").textContent = `${title} (${unitOf[quantity.unit]}): ${label}`;
+  at("table-title").textContent = `${title[0].toUpperCase()}${title.slice(1)} (${UNITS[quantity.unit]}), ${label}`;
   const chosen = [state.layer, state.head];
   const ranked = table.flatMap((row, layer) => row.map((value, head) => [value, `${layer}.${head}`])).sort((one, other) => other[0] - one[0]);
   const gist = `${title}, by layer and head: from ${said(ranked.at(-1)[0])} (head ${ranked.at(-1)[1]}) to ${said(ranked[0][0])} (head ${ranked[0][1]}).`;
@@ -71,7 +70,7 @@ function drawTraining(quantity, title) {
     }
   });
   curveChart(host, { label: `${title} by training step, a line for each head.`, series, rules, across: "training step",
-    up: unitOf[quantity.unit] });
+    up: UNITS[quantity.unit] });
   const head = element("tr", {}, element("th", { scope: "col" }, "Layer.head"), ...quantity.steps.map(([step]) =>
     element("th", { scope: "col", class: "number" }, `step ${step.toLocaleString("en")}`)));
   at("training-table").replaceChildren(element("table", {}, element("caption", {}, title), element("thead", {}, head),

@@ -116,18 +116,25 @@ function weightsTable(shown) {
     element("thead", {}, head), element("tbody", {}, ...rows));
 }
 
-// What the model answers, in words.
+// How much of an example a moment answers right, in words.
+function verdictOf(moment, number) {
+  const { right, scored } = content.moments[moment].answers[number];
+  return scored === 1 ? (right ? "right" : "wrong") : right === scored ? `all ${scored} right` : `${right} of ${scored} right`;
+}
+
+// What a moment answers, beside the true answer; where these are long, one above the other, what is wrong being underlined.
 function answerOf(moment, number) {
   const example = content.examples[number];
-  if (example.number === null) return "The mean of the maps of many examples; there is no single answer.";
   const about = content.moments[moment];
   const found = about.answers[number];
-  const whole = found.right === found.scored;
-  const verdict = found.scored === 1 ? (whole ? "right" : "wrong")
-    : whole ? `all ${found.scored} right` : `${found.right} of ${found.scored} right`;
-  const listed = (values) => (values ? values.join(" ") : "too many to list");
+  const verdict = `${found.right === found.scored ? "✓" : "✗"} ${verdictOf(moment, number)}`;
   const sure = found.probability === null ? "" : ` with probability ${said(found.probability)}`;
-  const [predicted, target] = found.text ? [found.text, example.text] : [listed(found.predicted), listed(example.targets)];
-  const mark = whole ? "✓" : "✗";
-  return `${about.label}: the model answers ${predicted}${sure}; the answer is ${target}. ${mark} ${verdict}`;
+  const words = found.text ? [found.text, example.text] : found.predicted?.length === 1 ? [found.predicted[0], example.targets[0]] : null;
+  if (words) return element("p", {}, `${about.label}: the model answers ${words[0]}${sure}; the answer is ${words[1]}. ${verdict}`);
+  if (!found.predicted) return element("p", {}, `${about.label}: ${verdict}`);
+  const wrong = (value, place) => example.targets[place] >= 0 && value !== example.targets[place];
+  return element("div", {}, element("p", {}, `${about.label}: ${verdict}`), element("div", { class: "answers" },
+    element("div", {}, "answer ", example.targets.map((value) => (value < 0 ? "·" : value)).join(" ")),
+    element("div", {}, "model  ", ...found.predicted.flatMap((value, place) =>
+      [wrong(value, place) ? element("span", { class: "wrong" }, String(value)) : String(value), " "]))));
 }
