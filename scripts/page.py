@@ -56,8 +56,8 @@ def main(arguments: list[str]) -> None:
         write(options, target)
     else:
         if options.beside or options.examples or options.head:
-            raise UserError(f"{options.folder} holds no run of its own, and an index takes no --beside, --examples or --head; name "
-                            "the folder of one run")
+            raise UserError(f"{options.folder} holds no run of its own, and an index takes no --beside, --examples or --head; "
+                            "name the folder of one run")
         from scripts import page_index
 
         target = page_index.write(options.folder, target)

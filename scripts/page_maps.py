@@ -4,8 +4,8 @@ A *view* is what one model shows on one example, or on the mean of many: a map f
 of them, in blocks of tokens where there are more than 64.  Beside a grid in blocks lie the rows of the tokens that are read,
 token by token, and the whole map of as many heads as the page has room for.
 
-Only what is not above the diagonal is stored, row after row, as whole numbers of 16 or 8 bits and a scale for each map: the
-high bytes before the low ones, deflated, in base64.
+Only what is not above the diagonal is stored: for each map and row the largest weight, float32, then each weight as a part of
+it, a whole number of 16 or 8 bits, the high bytes before the low ones; deflated, in base64.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 SIDE = 64  # blocks of a map in the grid, at most
-FRAME = 150_000  # bytes of a page without any map, about
 LADDER = ((16, SIDE, False), (8, SIDE, False), (8, SIDE, True), (8, SIDE // 2, True), (8, SIDE // 4, True), (8, SIDE // 8, True))
+EXPECTED = 4  # cells of a whole map that a byte of the page has room for, at most: they deflate
 Head = tuple[int, int]  # layer and head, from 0
 
 
@@ -50,7 +50,7 @@ class Plan:
 
 
 def plan(views: Sequence[View], room: float) -> Plan:
-    """The most exact plan by which all grids fit `room` bytes; where they are in blocks, half of it is left for what they blur."""
+    """The most exact plan by which all grids fit `room` bytes; where they are in blocks, half of it, for what blocks blur."""
     for rung in LADDER:
         found = Plan(*rung)
         kept = [view for view in views if not (found.thin and view.spare)]
@@ -93,71 +93,81 @@ class Store:
     size: int = 0
     difference: float = 0.0
 
-    def add(self, values: np.ndarray, bits: int, most: float = math.inf) -> dict[str, Any] | None:
-        """Packs values [maps, cells] in 0 .. 1: what the page needs to read them; None where they take over `most` bytes."""
+    def add(self, values: np.ndarray, bits: int, most: float = math.inf, first: int = 1) -> dict[str, int] | None:
+        """Packs weights [maps, cells], float32: what the page needs to read them; None where they take more than `most` bytes.
+
+        first: how many cells the first row of each map has; every other row has one more than the row before it.
+        """
+        lengths = lengths_of(values.shape[1], first)
+        scales = np.maximum.reduceat(values, np.cumsum(lengths) - lengths, axis=1)
+        wide = np.repeat(np.where(scales > 0, scales, 1), lengths, axis=1).astype(np.float64)
         levels = 2**bits - 1
-        scales = values.max(axis=1).astype(np.float64)
-        scales[scales == 0] = 1
-        numbers = np.rint(values / scales[:, None] * levels).astype(np.uint16)
+        numbers = np.rint(values / wide * levels).astype(np.uint16)
         planes = [numbers >> 8, numbers & 255] if bits == 16 else [numbers]
-        content = b"".join(plane.astype(np.uint8).tobytes() for plane in planes)
+        content = scales.astype("<f4").tobytes() + b"".join(plane.astype(np.uint8).tobytes() for plane in planes)
         blob = base64.b64encode(zlib.compress(content, 9)).decode()
         if len(blob) > most:
             return None
-        self.difference = max(self.difference, float(np.abs(numbers * (scales[:, None] / levels) - values).max()))
+        self.difference = max(self.difference, float(np.abs(numbers / levels * wide - values).max()))
         self.blobs.append(blob)
         self.size += len(blob)
-        return {"blob": len(self.blobs) - 1, "bits": bits, "cells": values.shape[1], "scales": scales.tolist()}
+        return {"blob": len(self.blobs) - 1, "bits": bits, "maps": len(values), "rows": len(lengths), "first": first}
 
 
-def unpack(blob: str, stored: dict[str, Any]) -> np.ndarray:
+def lengths_of(cells: int, first: int) -> np.ndarray:
+    """The lengths of rows that begin with `first`, grow by one, and have so many cells together."""
+    rows = round((math.sqrt((2 * first - 1) ** 2 + 8 * cells) - 2 * first + 1) / 2)
+    return np.arange(first, first + rows)
+
+
+def unpack(blob: str, stored: dict[str, int]) -> np.ndarray:
     """What a page reads: float64 [maps, cells]."""
-    content = np.frombuffer(zlib.decompress(base64.b64decode(blob)), np.uint8).astype(np.float64)
-    planes = content.reshape(stored["bits"] // 8, len(stored["scales"]), stored["cells"])
-    whole = planes[0] * 256 + planes[1] if stored["bits"] == 16 else planes[0]
-    return whole * (np.array(stored["scales"])[:, None] / (2 ** stored["bits"] - 1))
+    content = zlib.decompress(base64.b64decode(blob))
+    scales = np.frombuffer(content, "<f4", stored["maps"] * stored["rows"]).reshape(stored["maps"], stored["rows"])
+    planes = np.frombuffer(content, np.uint8, offset=scales.nbytes).astype(np.float64).reshape(
+        stored["bits"] // 8, stored["maps"], -1)
+    numbers = planes[0] * 256 + planes[1] if stored["bits"] == 16 else planes[0]
+    lengths = np.arange(stored["first"], stored["first"] + stored["rows"])
+    return numbers / (2 ** stored["bits"] - 1) * np.repeat(scales.astype(np.float64), lengths, axis=1)
 
 
 def pack(moments: Sequence[Sequence[View]], first: int, asked: Sequence[Head], ranked: Sequence[Head],
-         limit: float) -> tuple[Store, list[list[dict[str, Any] | None]]]:
-    """Packs the views of each model: where each is stored, None for one that is left out, so that the page stays below `limit`.
+         room: float) -> tuple[Store, list[list[dict[str, Any] | None]]]:
+    """Packs the views of each model: where each is stored, None for one that is left out, so that all fit `room` bytes.
 
     first: the model that matters most.  asked: heads whose whole maps are kept before all others, of each model on each
     example.  ranked: heads whose whole maps are kept as far as there is room, of the first model on its first and last view.
     """
-    store, room = Store(), limit - FRAME
+    store = Store()
     chosen = plan([view for views in moments for view in views], room)
     order = sorted(range(len(moments)), key=lambda number: number != first)
-    wanted = [(m, v, head) for head in asked for m in order for v in range(len(moments[m]))]
+    places = [(m, v) for m in order for v, view in enumerate(moments[m]) if not (chosen.thin and view.spare)]
+    wanted = [(m, v, head) for head in asked for m, v in places]
     wanted += [(first, v, head) for head in ranked for v in (0, len(moments[first]) - 1)]
-    wanted = [(m, v, head) for m, v, head in dict.fromkeys(wanted) if chosen.block(moments[m][v].tokens) > 1]
-    wanted = wanted[: _affordable([cells(moments[m][v].tokens) for m, v, _ in wanted], room)]
+    wanted = [place for place in dict.fromkeys(wanted) if chosen.block(moments[place[0]][place[1]].tokens) > 1]
+    sizes = [cells(moments[m][v].tokens) for m, v, _ in wanted]
+    wanted = wanted[: int(np.searchsorted(np.cumsum(sizes), EXPECTED * room, side="right"))]
     found: list[list[dict[str, Any] | None]] = [[None] * len(views) for views in moments]
     rows, whole = {}, {}
-    for m in order:
-        for v, view in enumerate(moments[m]):
-            if chosen.thin and view.spare:
-                continue
-            tokens, block, grids, at_read = view.tokens, chosen.block(view.tokens), [], []
-            for layer, maps in enumerate(view.maps()):
-                maps = np.asarray(maps)[:, :tokens, :tokens]
-                grids.append(causal(pooled(maps, block)))
-                if block > 1 and len(view.read):
-                    at_read.append(np.concatenate([maps[:, place, : place + 1] for place in view.read], axis=1))
-                for there in [(m, v, (layer, head)) for head in range(len(maps))]:
-                    if there in wanted:
-                        whole[there] = causal(maps[there[2][1]])
-            found[m][v] = {"block": block, "grid": store.add(np.concatenate(grids), chosen.bits), "rows": None, "whole": {}}
-            if at_read:
-                rows[m, v] = np.concatenate(at_read)
+    for m, v in places:
+        view, grids, at_read = moments[m][v], [], []
+        tokens, block = view.tokens, chosen.block(view.tokens)
+        for layer, maps in enumerate(view.maps()):
+            maps = np.asarray(maps)[:, :tokens, :tokens]
+            grids.append(causal(pooled(maps, block)))
+            if block > 1 and len(view.read):
+                at_read.append(np.concatenate([maps[:, place, : place + 1] for place in view.read], axis=1))
+            for head in range(len(maps)):
+                if (m, v, (layer, head)) in wanted:
+                    whole[m, v, (layer, head)] = causal(maps[head])
+        found[m][v] = {"block": block, "grid": store.add(np.concatenate(grids), chosen.bits), "rows": None, "whole": {}}
+        if at_read:
+            rows[m, v] = np.concatenate(at_read)
     for (m, v), values in rows.items():
-        found[m][v]["rows"] = store.add(values, 8, (room - store.size) / 2)
+        first_row = moments[m][v].read[0] + 1
+        for bits in (16, 8):
+            found[m][v]["rows"] = found[m][v]["rows"] or store.add(values, bits, (room - store.size) / 4, first_row)
     for m, v, head in wanted:
         if (stored := store.add(whole[m, v, head][None], 8, room - store.size)) is not None:
             found[m][v]["whole"]["{}.{}".format(*head)] = stored
     return store, found
-
-
-def _affordable(sizes: Sequence[int], room: float) -> int:
-    """How many arrays of those sizes may fit `room` bytes, if they deflate to a fourth."""
-    return int(np.searchsorted(np.cumsum(sizes) / 4, room, side="right"))

@@ -15,6 +15,7 @@ from fpt.load import LoadedRun
 from fpt.task import Task
 
 MEASURED = "attention.json"  # what `scripts.attention` leaves in a run's folder
+DIGITS = 6
 Table = list[list[float]]  # [L][H]
 
 
@@ -50,7 +51,7 @@ def read(run: LoadedRun) -> dict[str, Any] | None:
 
 def quantities(task: Task, masks: Sequence[str], moments: Sequence[Moment], measures: Sequence[attention.Measures],
                found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    """Everything that is known of each head, by name: a table [L][H] for each moment, by its number, and for each step.
+    """Everything that is known of each head, by name: a table [L][H] for each moment, by its number, and for other steps.
 
     masks: names of the task's `answer_tokens`.  found: for each run, what `read` gives.
     """
@@ -65,14 +66,13 @@ def _measured(task: Task, masks: Sequence[str], moments, measures, found) -> lis
     quantities = []
     for name in (*masks, *units):
         for which in sorted(uniform[name], reverse=True):
-            steps = {moment.step: one[name][which] for moment, one in zip(moments, values) if moment.of == 0}
-            steps |= {step: one[name][which] for step, one in known[0].items()}
+            own = {moment.step for moment in moments if moment.of == 0}
             quantities.append({
                 "name": (name if name in units else f"mass on {name}") + (", at all tokens" if which == attention.ALL else ""),
                 "unit": units.get(name, "share"), "all": which == attention.ALL,
                 "n": found[0]["n"] if found[0] else measures[0].n, "uniform": uniform[name][which],
                 "tables": {number: _table(one[name][which]) for number, one in enumerate(values)}, "errors": {},
-                "steps": [[step, _table(steps[step])] for step in sorted(steps)],
+                "steps": [[step, _table(one[name][which])] for step, one in known[0].items() if step not in own],
             })
     return quantities
 
@@ -98,16 +98,21 @@ def _lost(moments: Sequence[Moment], found: Sequence[dict[str, Any] | None]) -> 
 
 
 def _table(values) -> Table:
-    return np.asarray(values, np.float64).tolist()
+    """A table with as many digits as mean anything."""
+    return [[float(f"{value:.{DIGITS}g}") for value in row] for row in values]
 
 
-def ranked(quantities: Sequence[dict[str, Any]], moment: int) -> list[tuple[int, int]]:
-    """All heads of a moment, those first that the run needs most; else that look most at the answer, or look at the least."""
-    lost = [one for one in quantities if one["unit"] == "accuracy" and moment in one["tables"]]
-    by = (lost or quantities)[0]
-    table = np.array(by["tables"][moment]) * (-1 if by["unit"] == "nats" else 1)
-    return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(np.argsort(-table, axis=None, kind="stable"),
-                                                                               table.shape))]
+def ranked(masks: Sequence[str], measured: attention.Measures, found: dict[str, Any] | None) -> list[tuple[int, int]]:
+    """All heads of a run, those first that it needs most; where that is not known, those with most mass on the answer, and
+    for a task that does not say where the answer lies, those that spread their weights least."""
+    if found and found.get("ablation"):
+        table = np.array(found["ablation"]["zero"]["lost"])
+    elif masks:
+        table = measured.values[masks[0]][attention.READ]
+    else:
+        table = -measured.values["entropy"][attention.READ]
+    order = np.argsort(-table, axis=None, kind="stable")
+    return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, table.shape))]
 
 
 def correlations(found: dict[str, Any] | None) -> list[dict[str, Any]]:

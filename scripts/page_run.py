@@ -7,9 +7,11 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import tasks
@@ -23,8 +25,9 @@ from scripts.page_maps import Head, View, pack
 from scripts.page_measures import Moment
 
 TEMPLATES = Path(__file__).parent / "templates"
-AVERAGED, TOKENS = 1_000, 65_536  # examples that means are taken over, as long as they have no more tokens together
-FEWEST = 32  # examples that means are taken over, however many tokens they have
+# What means are taken over, at most: examples, their tokens, and their attention weights in one head.
+AVERAGED, TOKENS, WEIGHTS = 1_000, 2**16, 2**24
+FRAME, QUANTITIES = 120_000, 250  # bytes of a page: all but examples and heads; numbers of a head at a moment
 SMALL, LARGE = 1.0, 8.0  # megabytes of a page: of a task whose tokens are numbers without a picture, and of any other
 
 
@@ -44,36 +47,46 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
     """
     check(run, twins, data, asked)
     task, test = run.task, data["test"]
-    numbers = splits.sampled("test", len(test.inputs), min(AVERAGED, max(FEWEST, TOKENS // task.tokens)))
-    sample = Split(test.inputs[numbers], test.targets[numbers])
+    count = max(1, min(AVERAGED, TOKENS // task.tokens, WEIGHTS // task.tokens**2))
+    numbers = splits.sampled("test", len(test.inputs), count)
+    sample = splits.sample(data, "test", count)
     shown = list(asked.examples) or page_examples.some(run, sample, numbers, len(test.inputs))
     chosen = Split(test.inputs[shown], test.targets[shown])
+    examples = [page_examples.describe(task, *one) for one in zip(*chosen, shown)]
+    examples.append(page_examples.describe_mean(task, sample, examples))
     names = labels([run, *twins])
     moments = moments_of(run, twins, names)
     now = next(number for number, moment in enumerate(moments) if moment.model is run)
-    measures = [attention.measure(moment.model, sample.inputs) for moment in moments]
     found = [page_measures.read(one) for one in (run, *twins)]
-    known = page_measures.quantities(task, list(task.answer_tokens(chosen.inputs)), moments, measures, found)
-    examples = [page_examples.describe(task, *one) for one in zip(*chosen, shown)]
-    examples.append(page_examples.describe_mean(task, sample, examples))
+    masks = list(task.answer_tokens(chosen.inputs))
+    measures: dict[int, attention.Measures] = {now: attention.measure(run, sample.inputs)}
+    heads = page_measures.ranked(masks, measures[now], found[0])
 
-    def view(moment: Moment, measured: attention.Measures, place: int) -> View:
-        example, geometry = examples[place], moment.model.geometry
-        maps = lambda: (layer[0] for layer in attention.maps(moment.model, chosen.inputs[[place]]))
-        mean = place == len(shown)
+    def mean(number: int) -> np.ndarray:
+        """The mean maps of a moment, which are many; of what is measured with them, the numbers are kept."""
+        measured = measures.get(number) or attention.measure(moments[number].model, sample.inputs)
+        measures[number] = dataclasses.replace(measured, mean=np.empty(0))
+        return measured.mean
+
+    def view(number: int, place: int) -> View:
+        moment, example = moments[number], examples[place]
+        geometry, last = moment.model.geometry, place == len(shown)
+        own = lambda: (layer[0] for layer in attention.maps(moment.model, chosen.inputs[[place]]))
         return View(geometry.layers * geometry.heads, example["tokens"], example["read"],
                     moment.of == 0 and 0 < place < len(shown) and moment.step > 0 and not moment.trained,
-                    (lambda: measured.mean) if mean else maps)
+                    partial(mean, number) if last else own)
 
-    views = [[view(moment, measured, place) for place in range(len(examples))] for moment, measured in zip(moments, measures)]
+    views = [[view(number, place) for place in range(len(examples))] for number in range(len(moments))]
     megabytes = asked.megabytes or (SMALL if task.grid is None and task.vocabulary is None else LARGE)
-    store, stored = pack(views, now, asked.heads, page_measures.ranked(known, now), megabytes * 1e6)
+    told = FRAME + len(json.dumps(examples)) + QUANTITIES * sum(one.heads for (one, *_) in views)
+    store, stored = pack(views, now, asked.heads, heads, megabytes * 1e6 - told)
+    known = page_measures.quantities(task, masks, moments, [measures[number] for number in range(len(moments))], found)
     summary = records.summary(run.folder)
     content = {
-        "run": summary["run"], "task": task.name, "grid": task.grid, "difference": store.difference, "now": now,
-        "examples": examples, "quantities": known, "head": page_measures.ranked(known, now)[0], "curves": curves(summary), "bars": bars([run, *twins], names),
-        "moments": [{"label": moment.label, "short": moment.short, "of": moment.of, "step": moment.step, "layers": moment.model.geometry.layers,
-                     "heads": moment.model.geometry.heads, "views": there,
+        "run": summary["run"], "grid": task.grid, "now": now, "head": heads[0], "examples": examples, "quantities": known,
+        "curves": curves(summary), "bars": bars([run, *twins], names),
+        "moments": [{"label": moment.label, "short": moment.short, "of": moment.of, "step": moment.step, "views": there,
+                     "layers": moment.model.geometry.layers, "heads": moment.model.geometry.heads,
                      "answers": [page_examples.answered(moment.model, *one) for one in zip(*chosen)]}
                     for moment, there in zip(moments, stored)],
     }
@@ -82,24 +95,24 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, sort_keys=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("run.html.j2").render(
-        content=content, blobs=store.blobs, run=summary["run"], folder=str(run.folder), config=summary["config"],
-        result=run.result, task=task, about=type(task).__doc__.splitlines()[0], command=command(run.config), names=names,
-        averaged=len(numbers), measured=found[0], correlations=page_measures.correlations(found[0]),
-        floor=recorded.best_floor(summary))
+        content=content, blobs=store.blobs, difference=store.difference, averaged=len(sample.inputs), run=summary["run"],
+        folder=run.folder, config=summary["config"], result=run.result, floor=recorded.best_floor(summary), task=task,
+        about=type(task).__doc__.splitlines()[0], command=command(run.config), measured=found[0],
+        correlations=page_measures.correlations(found[0]))
 
 
 def check(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], asked: Asked) -> None:
     """Raises UserError for what a page is asked to show and is not there."""
     geometry, count = run.geometry, len(data["test"].inputs)
     if outside := [head for head in asked.heads if not (head[0] < geometry.layers and head[1] < geometry.heads)]:
-        raise UserError(f"no head {outside[0][0]}.{outside[0][1]} in {run.folder}: its layers are 0 to {geometry.layers - 1}, its "
-                        f"heads 0 to {geometry.heads - 1}")
+        raise UserError(f"no head {outside[0][0]}.{outside[0][1]} in {run.folder}: its layers are 0 to {geometry.layers - 1}, "
+                        f"its heads 0 to {geometry.heads - 1}")
     if outside := [number for number in asked.examples if not 0 <= number < count]:
         raise UserError(f"no example {outside[0]}: those of {run.task.name}'s test split are 0 to {count - 1}")
     for twin in twins:
         if twin.task != run.task:
-            raise UserError(f"{twin.folder} is of {_told(twin)}, while {run.folder} is of {_told(run)}; --beside takes runs of the "
-                            "same task in the same sizes")
+            raise UserError(f"{twin.folder} is of {_told(twin)}, while {run.folder} is of {_told(run)}; --beside takes runs of "
+                            "the same task in the same sizes")
         splits.check(data, twin.result["data"], str(twin.folder))
 
 

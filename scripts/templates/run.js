@@ -3,7 +3,7 @@
 const last = content.examples.length - 1; // of the examples: the mean over many
 const own = content.moments.filter((moment) => moment.of === 0).length;
 const state = {
-  example: 0, moment: content.now, beside: "", order: "layer", quantity: "0", measure: "0", colours: "root", rows: "all", answer: "",
+  example: 0, moment: content.now, beside: "", order: "layer", quantity: "0", measure: "0", colours: content.examples[0].tokens > 64 ? "own" : "root", rows: "all", answer: "",
   layer: content.head[0], head: content.head[1], query: null, key: null, held: false, tableOpen: false,
 };
 const grids = [new HeadsGrid(at("heads")), new HeadsGrid(at("heads-beside"))];
@@ -122,13 +122,13 @@ function drawQuery() {
 function drawLegend() {
   const scale = new Scale(state.colours, 1);
   const [left, wide] = [8, 240];
-  const svg = drawn("svg", { width: 270, height: 36, class: "drawing", role: "img",
+  const svg = drawn("svg", { width: 300, height: 36, class: "drawing", role: "img",
     "aria-label": "Colours of the weights, from 0, dark blue, to the largest, yellow." });
   for (let part = 0; part < 120; part++) {
     svg.append(drawn("rect", { x: left + part * 2, y: 2, width: 2.5, height: 12, fill: `rgb(${viridis(part / 119).join(",")})` }));
   }
   for (const tick of scale.ticks) {
-    const words = state.colours === "own" ? (tick === 0 ? "0" : tick === 1 ? "largest" : "") : String(Number(tick.toPrecision(3)));
+    const words = state.colours === "own" ? (tick === 0 ? "0" : tick === 1 ? "98% of the cells" : "") : String(Number(tick.toPrecision(3)));
     svg.append(drawn("text", { x: left + scale.part(tick) * wide, y: 30, "text-anchor": "middle" }, words));
   }
   at("legend").replaceChildren(element("span", {}, "Weight "), svg, element("span", { class: "soft" }, " ▸ marks a token that is read: the model answers from it."));
@@ -169,10 +169,11 @@ function wire() {
   const marks = (number) => (number === last ? "" : ` (${verdictOf(content.now, number)})`);
   options(at("example"), content.examples.map((_, number) => [number, exampleName(number) + marks(number)]));
   options(at("beside"), [["", "nothing"], ...content.moments.map((moment, number) => [number, moment.label])]);
-  options(at("order"), [["layer", "by layer"], ...names.map(([number, title]) => [number, `largest ${title} first`])]);
+  options(at("order"), [["layer", "by layer"], ...names.map(([number, title]) => [number, `${content.quantities[number].unit === "nats" ? "smallest" : "largest"} ${title} first`])]);
   options(at("quantity"), names);
   options(at("measure"), names);
   Object.assign(at("moment"), { max: own - 1, value: state.moment, disabled: own < 2 });
+  at("colours").value = state.colours;
   for (const name of ["beside", "order", "quantity", "colours", "rows", "answer", "measure"]) {
     at(name).addEventListener("change", (event) => change({ [name]: event.target.value }));
   }

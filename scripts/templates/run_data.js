@@ -5,7 +5,7 @@ const MEAN = "mean"; // stands for a layer or a head where the mean over all of 
 
 const unpacked = new Map();
 
-// The numbers of a packed array: one Uint16Array or Uint8Array of its cells for each map in it.
+// The weights in a packed array: for each of its maps all cells, row after row.
 function unpack(stored) {
   if (!unpacked.has(stored.blob)) unpacked.set(stored.blob, inflate(stored));
   return unpacked.get(stored.blob);
@@ -16,15 +16,22 @@ async function inflate(stored) {
   const packed = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-  const count = stored.cells * stored.scales.length;
-  const levels = 2 ** stored.bits - 1;
-  return stored.scales.map((scale, map) => {
-    const cells = new Float64Array(stored.cells);
-    for (let cell = 0, at = map * stored.cells; cell < stored.cells; cell++, at++) {
-      const whole = stored.bits === 16 ? bytes[at] * 256 + bytes[count + at] : bytes[at];
-      cells[cell] = whole * (scale / levels);
+  const { maps, rows, first, bits } = stored;
+  const scales = new Float32Array(bytes.buffer, 0, maps * rows); // little-endian, as machines with browsers are
+  const numbers = bytes.subarray(scales.byteLength);
+  const cells = rows * first + (rows * (rows - 1)) / 2;
+  const levels = 2 ** bits - 1;
+  return Array.from({ length: maps }, (_, map) => {
+    const weights = new Float64Array(cells);
+    for (let row = 0, cell = 0; row < rows; row++) {
+      const scale = scales[map * rows + row];
+      for (const end = cell + first + row; cell < end; cell++) {
+        const at = map * cells + cell;
+        const whole = bits === 16 ? numbers[at] * 256 + numbers[maps * cells + at] : numbers[at];
+        weights[cell] = (whole / levels) * scale;
+      }
     }
-    return cells;
+    return weights;
   });
 }
 
@@ -38,8 +45,9 @@ class AttentionMap {
     return column > row ? 0 : this.cells[(row * (row + 1)) / 2 + column];
   }
 
-  get largest() {
-    return this.cells.reduce((most, cell) => Math.max(most, cell), 0);
+  // The weight that one cell of fifty exceeds; the largest says little, being 1 in the first row of every map.
+  get bright() {
+    return this.cells.slice().sort()[Math.floor(0.98 * (this.cells.length - 1))];
   }
 }
 
@@ -88,9 +96,10 @@ class View {
 
   // The weights of a query on each token, if the page holds them token by token, else null.
   row(map, layer, head, query) {
-    if (map.block === 1) return Float64Array.from({ length: map.tokens }, (_, key) => map.at(query, key));
     const number = this.example.read.indexOf(query);
-    if (!this.rows || number < 0) return null;
+    if (!this.rows || number < 0) {
+      return map.block === 1 ? Float64Array.from({ length: map.tokens }, (_, key) => map.at(query, key)) : null;
+    }
     const first = this.example.read.slice(0, number).reduce((sum, place) => sum + place + 1, 0);
     const parts = this.places(layer, head).map((place) => this.rows[place].subarray(first, first + query + 1));
     const weights = new Float64Array(map.tokens);

@@ -21,7 +21,8 @@ function headRows(moment) {
   const quantity = content.quantities[state.order];
   const all = rows.flatMap((layer) => columns.map((head) => [layer, head]));
   const by = (place) => valueOf(quantity, moment, ...place) ?? valueOf(quantity, content.now, ...place) ?? -Infinity;
-  all.sort((one, other) => by(other) - by(one));
+  const sign = quantity.unit === "nats" ? -1 : 1; // of entropy, the least is what tells most
+  all.sort((one, other) => sign * (by(other) - by(one)));
   return Array.from({ length: layers }, (_, row) => all.slice(row * heads, (row + 1) * heads));
 }
 
@@ -59,7 +60,7 @@ class HeadsGrid {
 
   cell(view, moment, layer, head) {
     const map = view.small(layer, head);
-    const canvas = pixels(map, new Scale(state.colours, map.largest));
+    const canvas = pixels(map, new Scale(state.colours, map.bright));
     canvas.setAttribute("aria-hidden", "true");
     const quantity = content.quantities[state.quantity];
     const value = valueOf(quantity, moment, layer, head);

@@ -7,10 +7,17 @@ const DIGITS = 7; // width of a character of a label, about
 const tokenName = (example, token) =>
   example.values ? `${example.labels[token]} = ${example.values[token]}` : example.labels[token];
 
+// Likewise, with its number where others are called the same.
+function tokenAndPlace(example, token) {
+  const name = tokenName(example, token);
+  example.unique ??= new Set(example.labels).size === example.labels.length;
+  return example.unique ? name : `${name} (token ${token})`;
+}
+
 // Tokens `first` to `first + block - 1` as they are called.
 function blockName(example, first, block) {
   const last = Math.min(first + block, example.tokens) - 1;
-  return last === first ? tokenName(example, first) : `tokens ${first} to ${last}`;
+  return last === first ? tokenAndPlace(example, first) : `tokens ${first} to ${last}`;
 }
 
 // The lines of an enlarged map: the query of each, its weights, and how many of these it may look at.
@@ -33,7 +40,7 @@ class LargeMap {
   constructor(host, moment, view, map, caption) {
     Object.assign(this, { moment, view, map, example: view.example });
     Object.assign(this, linesOf(view, map, state.layer, state.head));
-    this.scale = new Scale(state.colours, map.largest);
+    this.scale = new Scale(state.colours, map.bright);
     this.measure(host.clientWidth);
     this.svg = drawn("svg", { width: this.width, height: this.height, viewBox: `0 0 ${this.width} ${this.height}`, class: "drawing",
       role: "img", "aria-label": this.gist(caption) });
@@ -115,12 +122,13 @@ class LargeMap {
           preserveAspectRatio: "none", class: "pixels" }));
       }
     } else {
-      const skip = Math.ceil(12 / wide);
+      const far = columns > MOST_RECTANGLES ? 36 : 12; // pixels from label to label
+      const skip = Math.ceil(far / wide);
       this.columnNames.forEach((name, column) => {
         const x = left + (column + 0.5) * wide + 4;
         if (column % skip === 0) this.svg.append(drawn("text", { x, y: top - 6, transform: `rotate(-90 ${x} ${top - 6})` }, name));
       });
-      const jump = Math.ceil(12 / high);
+      const jump = Math.ceil(far / high);
       this.rowNames.forEach((name, row) => {
         if (row % jump === 0) {
           this.svg.append(drawn("text", { x: left - 12, y: top + (row + 0.5) * high + 4, "text-anchor": "end" }, name));

@@ -48,17 +48,24 @@ function nullsOf(quantity, moment) {
   return `${named}: ${said(told(quantity.tables[moment]))}${error}${beside.length ? `; beside it: ${beside.join("; ")}` : ""}.`;
 }
 
+// A quantity of the run by its step, in order: at the moments that the page shows, and at others.
+function stepsOf(quantity) {
+  const own = content.moments.map((moment, number) => [moment.step, moment.of === 0 && quantity.tables[number]]);
+  return [...new Map([...own.filter(([, table]) => table), ...quantity.steps])].sort(([one], [other]) => one - other);
+}
+
 function drawTraining(quantity, title) {
+  const steps = stepsOf(quantity);
   const host = at("training");
   const figure = host.closest("figure");
-  figure.hidden = quantity.steps.length < 2;
+  figure.hidden = steps.length < 2;
   if (figure.hidden) return;
   at("training-title").textContent = `${title}: each head over training`;
   const { layers, heads } = content.moments[content.now];
   const all = Array.from({ length: layers * heads }, (_, place) => [Math.floor(place / heads), place % heads]);
-  const line = (layer, head) => quantity.steps.map(([step, table]) => [step, table[layer][head]]);
+  const line = (layer, head) => steps.map(([step, table]) => [step, table[layer][head]]);
   const series = all.map(([layer, head]) => ({ name: `layer ${layer}, head ${head}`, points: line(layer, head), faint: true }));
-  series.push({ name: "mean over heads", points: quantity.steps.map(([step, table]) => [step, meanOf(table)]), colour: CURVES[1], shown: true });
+  series.push({ name: "mean over heads", points: steps.map(([step, table]) => [step, meanOf(table)]), colour: CURVES[1], shown: true });
   const single = state.layer !== MEAN && state.head !== MEAN;
   if (single) series.push({ name: headName(state.layer, state.head), points: line(state.layer, state.head), colour: CURVES[0], shown: true });
   const rules = quantity.uniform === null ? [] : [{ name: "spread evenly", value: quantity.uniform }];
@@ -71,12 +78,12 @@ function drawTraining(quantity, title) {
   });
   curveChart(host, { label: `${title} by training step, a line for each head.`, series, rules, across: "training step",
     up: UNITS[quantity.unit] });
-  const head = element("tr", {}, element("th", { scope: "col" }, "Layer.head"), ...quantity.steps.map(([step]) =>
+  const head = element("tr", {}, element("th", { scope: "col" }, "Layer.head"), ...steps.map(([step]) =>
     element("th", { scope: "col", class: "number" }, `step ${step.toLocaleString("en")}`)));
   at("training-table").replaceChildren(element("table", {}, element("caption", {}, title), element("thead", {}, head),
     element("tbody", {}, ...all.map(([layer, one]) => element("tr", {}, element("th", { scope: "row" }, `${layer}.${one}`),
       ...line(layer, one).map(([, value]) => element("td", { class: "number" }, said(value, 4))))))));
   figures.training = { name: () => `${quantity.name}-over-training`, drawing: () => host.querySelector("svg"), rows: () =>
-    [["step", "layer", "head", title], ...quantity.steps.flatMap(([step, table]) =>
+    [["step", "layer", "head", title], ...steps.flatMap(([step, table]) =>
       table.flatMap((row, layer) => row.map((value, one) => [step, layer, one, value])))] };
 }

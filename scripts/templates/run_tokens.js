@@ -19,7 +19,7 @@ function readoutOf(shown) {
   if (!found) return "No query is chosen. Point at a row of the map, or step through the rows with the arrow keys.";
   const order = [...found.weights.keys()].sort((one, other) => found.weights[other] - found.weights[one]);
   const names = order.slice(0, 3).map((key) => `${blockName(example, key * found.block, found.block)} ${said(found.weights[key])}`);
-  const query = found.block === 1 ? tokenName(example, state.query) : blockName(example, state.query - (state.query % map.block), map.block);
+  const query = found.block === 1 ? tokenAndPlace(example, state.query) : blockName(example, state.query - (state.query % map.block), map.block);
   const read = example.read.includes(state.query) ? ", which is read," : "";
   const key = state.key === null ? -1 : Math.floor(state.key / found.block);
   const asked = key >= 0 && key < found.weights.length
