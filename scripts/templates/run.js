@@ -128,7 +128,7 @@ function drawLegend() {
     svg.append(drawn("rect", { x: left + part * 2, y: 2, width: 2.5, height: 12, fill: `rgb(${viridis(part / 119).join(",")})` }));
   }
   for (const tick of scale.ticks) {
-    const words = state.colours === "own" ? (tick === 0 ? "0" : tick === 1 ? "98% of the cells" : "") : String(Number(tick.toPrecision(3)));
+    const words = state.colours === "own" ? (tick === 0 ? "0" : tick === 1 ? "a map’s largest 2%" : "") : String(Number(tick.toPrecision(3)));
     svg.append(drawn("text", { x: left + scale.part(tick) * wide, y: 30, "text-anchor": "middle" }, words));
   }
   at("legend").replaceChildren(element("span", {}, "Weight "), svg, element("span", { class: "soft" }, " ▸ marks a token that is read: the model answers from it."));
