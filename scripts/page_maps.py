@@ -55,7 +55,8 @@ def plan(views: Sequence[View], room: float) -> Plan:
         found = Plan(*rung)
         kept = [view for view in views if not (found.thin and view.spare)]
         blurred = any(found.block(view.tokens) > 1 for view in kept)
-        size = sum(view.heads * (cells(math.ceil(view.tokens / found.block(view.tokens))) * found.bits / 8 + 20) for view in kept)
+        sides = [(view.heads, math.ceil(view.tokens / found.block(view.tokens))) for view in kept]
+        size = sum(heads * (cells(side) * found.bits / 8 + 4 * side) for heads, side in sides)
         if size * 4 / 3 <= (room / 2 if blurred else room) and not (blurred and found.bits == 16):
             break
     return found
