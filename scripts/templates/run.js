@@ -21,7 +21,14 @@ function change(choice) {
   if (changed("layer", "head")) drawing = drawing.then(() => grids.forEach((grid) => grid.cells.length && grid.select()));
   if (changed("example", "moment", "beside", "colours", "layer", "head", "rows")) drawing = drawing.then(drawMaps);
   if (changed("moment", "layer", "head", "measure")) drawing = drawing.then(drawMeasures);
-  return drawing;
+  settle();
+}
+
+// Says that the page is busy until what was asked for is drawn.
+function settle() {
+  const waited = drawing;
+  document.body.setAttribute("aria-busy", "true");
+  drawing.then(() => waited === drawing && document.body.setAttribute("aria-busy", "false"));
 }
 
 // With another example go its first token that is read, its masks and its text.
@@ -205,11 +212,13 @@ function wire() {
   addEventListener("resize", () => {
     if (width === innerWidth) return;
     width = innerWidth;
-    drawing = drawing.then(() => { drawResult(); drawMeasures(); return drawMaps(); });
+    drawing = drawing.then(drawResult).then(drawMeasures).then(drawMaps);
+    settle();
   });
 }
 
 wire();
 chooseExample();
 drawResult();
-drawing = drawHeads().then(drawMaps).then(() => { drawMeasures(); document.body.dataset.ready = "true"; });
+drawing = drawHeads().then(drawMaps).then(drawMeasures);
+settle();

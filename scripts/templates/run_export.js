@@ -65,16 +65,20 @@ function stacked(drawings) {
 const figures = {};
 
 for (const exports of document.querySelectorAll(".exports")) {
-  exports.addEventListener("click", (event) => {
+  exports.addEventListener("click", async (event) => {
     const kind = event.target.dataset.as;
     if (!kind) return;
+    await drawing;
     const figure = figures[exports.dataset.of];
     const name = `${content.run}-${figure.name()}`.replaceAll(/[^\w.-]+/g, "-");
-    if (kind === "csv") return saveCsv(figure.rows(), name);
+    if (kind === "csv") {
+      saveCsv(figure.rows(), name);
+      return;
+    }
     const svg = figure.drawing();
-    const hidden = svg.isConnected ? null : element("div", { class: "offstage" }, svg);
+    const hidden = svg.isConnected ? null : element("div", { class: "offstage" }, svg); // its styles are known on the page only
     if (hidden) document.body.append(hidden);
-    const done = kind === "svg" ? saveSvg(svg, name) : savePng(svg, name);
-    Promise.resolve(done).finally(() => hidden?.remove());
+    await (kind === "svg" ? saveSvg(svg, name) : savePng(svg, name));
+    hidden?.remove();
   });
 }
