@@ -6,16 +6,20 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from fpt import Config, attention, load_run, train
+from fpt import Config, attention, checkpoint, load_run, train
 from fpt.files import write_whole
+from fpt.model import draw_body
 from scripts import page_run
 from scripts.attention import main as look
 from tasks.bits import BitXor
+from tests.conftest import TINY
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'fpt[test]'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -58,6 +62,21 @@ def pictured(pair, tmp_path_factory):
         run.result["trainable"] = "not what was looked into"
         write_whole(target, page_run.page(run, [], XOR.load(), page_run.Asked(EXAMPLES)).encode())
     return target
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """A run with 80 tokens, and its page in blocks of two, with the whole map of one head and the rows that are read of all."""
+    folder = tmp_path_factory.mktemp("long")
+    geometry = replace(TINY, positions=80)
+    checkpoint.write(folder / "body", geometry, draw_body(geometry, jax.random.key(5)))
+    task = BitXor(bits=40)
+    config = Config(task, str(folder / "body"), steps=2, batch=2, lr=1e-2, eval_every=2, eval_examples=8)
+    train(config, folder / "runs", quiet=True)
+    run = load_run(next((folder / "runs").iterdir()))
+    page = page_run.page(run, [], task.load(), page_run.Asked(EXAMPLES, ((1, 3),), 0.27))
+    write_whole(folder / "page.html", page.encode())
+    return run, folder / "page.html"
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +328,31 @@ def test_attention_is_laid_over_the_patches_of_a_picture(opened, pictured):
     assert page.locator("#maps svg > image").count() == 2  # the patches along both axes
     page.select_option("#measure", label="distance in columns")
     assert "Distance in columns (patches)" in told(page, "#table-title")
+
+
+def test_a_long_input_is_in_blocks_but_for_the_heads_and_rows_that_the_page_holds_whole(opened, long):
+    run, file = long
+    page = opened(file, 380)
+    settled(page).select_option("#answer", "bits of that position")
+    maps = np.concatenate([np.asarray(layer) for layer in attention.maps(run, run.task.load()["test"].inputs[[5]])])
+    number = lambda layer, head: page.locator("#heads [role=gridcell]").nth(layer * 5 + head)
+    number(1, 3).click()
+    found = [float(row["weight"]) for row in rows_of(saved(page, "maps", "csv"))]
+    np.testing.assert_allclose(found, maps[1, 3][np.tril_indices(80)], atol=1 / 510)
+    content = json.loads(page.text_content("#content"))
+    held = content["moments"][content["now"]]["views"][0]["whole"]
+    layer, head = next(place for place in np.ndindex(2, 4) if "{}.{}".format(*place) not in held)
+    number(layer, head).click()
+    assert f"--head {layer}.{head} keeps this one" in told(page, "#chosen-numbers")
+    rows = rows_of(saved(page, "maps", "csv"))
+    assert len(rows) == 40 * 41 // 2 and rows[-1]["query token"] == "tokens 78 to 79"
+    blocks = maps[layer, head].reshape(40, 2, 40, 2).sum(axis=3).mean(axis=1)
+    np.testing.assert_allclose([float(row["weight"]) for row in rows], blocks[np.tril_indices(40)], atol=1 / 510)
+    page.select_option("#rows", "read")
+    settled(page)
+    rows = rows_of(saved(page, "maps", "csv"))
+    np.testing.assert_allclose([float(row["weight"]) for row in rows], maps[layer, head][40:][np.tril_indices(40, 40, 80)],
+                               atol=1 / 510)
 
 
 @pytest.mark.parametrize("width", [380, 1280])

@@ -129,7 +129,7 @@ function drawQuery() {
 function drawLegend() {
   const scale = new Scale(state.colours, 1);
   const [left, wide] = [8, 240];
-  const svg = drawn("svg", { width: 300, height: 36, class: "drawing", role: "img",
+  const svg = drawn("svg", { width: 330, height: 36, class: "drawing", role: "img",
     "aria-label": "Colours of the weights, from 0, dark blue, to the largest, yellow." });
   for (let part = 0; part < 120; part++) {
     svg.append(drawn("rect", { x: left + part * 2, y: 2, width: 2.5, height: 12, fill: `rgb(${viridis(part / 119).join(",")})` }));

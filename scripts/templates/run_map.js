@@ -150,7 +150,10 @@ class LargeMap {
       parts.push(drawn("rect", { x, y, width, height, class: `${name} halo` }), drawn("rect", { x, y, width, height, class: name }));
     const row = this.lineOf(state.query);
     if (row >= 0) box(left, top + row * high, wide * lines[row].visible, high, "chosen");
-    for (const [line, key] of this.outlined()) box(left + key * wide + 2, top + line * high + 2, wide - 4, high - 4, "answer");
+    const inside = Math.min(2, wide / 4, high / 4);
+    for (const [line, key] of this.outlined()) {
+      box(left + key * wide + inside, top + line * high + inside, wide - 2 * inside, high - 2 * inside, "answer");
+    }
     const key = row < 0 || state.key === null ? -1 : Math.floor(state.key / this.block);
     if (key >= 0 && key < lines[row].visible) box(left + key * wide, top + row * high, wide, high, "chosen");
     this.overlay.replaceChildren(...parts);

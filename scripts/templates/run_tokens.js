@@ -36,7 +36,7 @@ function tokenList(shown) {
   const { view: { example } } = shown;
   const found = weightsOf(shown);
   const scale = new Scale(state.colours === "own" ? "own" : state.colours, found ? largestOf(found) : 1);
-  const list = element("ol", { class: "tokens", start: 0 });
+  const list = element("ol", { class: "tokens tall", start: 0 });
   for (let token = 0; token < example.tokens; token++) {
     const weight = found?.weights[Math.floor(token / found.block)];
     const name = tokenName(example, token);
