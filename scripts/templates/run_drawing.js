@@ -31,6 +31,13 @@ function said(value, digits = 3) {
 
 const shortened = (text, length) => (text.length > length ? `${text.slice(0, Math.max(1, length - 1))}…` : text);
 
+// Sets one pixel, without making arrays of which a large map would need a million.
+function paint(image, pixel, colour) {
+  const first = 4 * pixel;
+  for (let channel = 0; channel < 3; channel++) image.data[first + channel] = colour[channel];
+  image.data[first + 3] = 255;
+}
+
 // A map as a picture of one pixel a cell; above the diagonal there is nothing.
 function pixels(map, scale) {
   const canvas = element("canvas", { width: map.side, height: map.side });
@@ -38,8 +45,7 @@ function pixels(map, scale) {
   const image = context.createImageData(map.side, map.side);
   for (let row = 0, cell = 0; row < map.side; row++) {
     for (let column = 0; column <= row; column++, cell++) {
-      const [red, green, blue] = scale.rgb(map.cells[cell]);
-      image.data.set([red, green, blue, 255], 4 * (row * map.side + column));
+      paint(image, row * map.side + column, scale.rgb(map.cells[cell]));
     }
   }
   context.putImageData(image, 0, 0);

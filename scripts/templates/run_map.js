@@ -83,7 +83,7 @@ class LargeMap {
       const image = canvas.getContext("2d").createImageData(columns, lines.length);
       lines.forEach((line, row) => {
         for (let key = 0; key < line.visible; key++) {
-          image.data.set([...scale.rgb(line.weight(key)), 255], 4 * (row * columns + key));
+          paint(image, row * columns + key, scale.rgb(line.weight(key)));
         }
       });
       canvas.getContext("2d").putImageData(image, 0, 0);
