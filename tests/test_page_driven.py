@@ -326,6 +326,10 @@ def test_attention_is_laid_over_the_patches_of_a_picture(opened, pictured):
     assert told(page, "#readout").startswith(LABELS[2])
     assert "looks most at" in page.locator("#tokens svg").get_attribute("aria-label")
     assert page.locator("#maps svg > image").count() == 2  # the patches along both axes
+    assert len(list(ElementTree.fromstring(saved(page, "tokens", "svg")).iter("{http://www.w3.org/2000/svg}image"))) == 3
+    assert [row["key token"] for row in rows_of(saved(page, "tokens", "csv"))] == LABELS[:3]
+    page.select_option("#example", "2")
+    assert settled(page).locator("#tokens-saved").is_hidden()
     page.select_option("#measure", label="distance in columns")
     assert "Distance in columns (patches)" in told(page, "#table-title")
 

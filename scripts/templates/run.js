@@ -123,6 +123,7 @@ function drawQuery() {
   shown.forEach((map) => map.choose());
   at("readout").textContent = readoutOf(shown[0]);
   drawTokens(at("tokens"), shown);
+  if (content.grid) at("tokens-saved").hidden = !shown[0].view.example.picture;
   if (at("weights").open) at("weights-of").replaceChildren(weightsTable(shown));
 }
 
@@ -167,6 +168,13 @@ Object.assign(figures, {
       Array.from({ length: line.visible }, (_, key) => [map.caption, line.token, blockName(map.example, line.token, line.block), key * map.block,
         blockName(map.example, key * map.block, map.block), line.weight(key)])))] },
 });
+
+figures.tokens = { name: () => `picture-${headName(state.layer, state.head)}-${exampleName(state.example)}`,
+  drawing: () => at("tokens").querySelector("svg"), rows: () => [["moment", "query", "key", "key token", "weight"], ...shown.flatMap((one) => {
+    const found = weightsOf(one);
+    return found ? [...found.weights].map((weight, key) =>
+      [one.caption, state.query, key * found.block, blockName(one.example, key * found.block, found.block), weight]) : [];
+  })] };
 
 const cellsOf = (map) => Array.from({ length: map.side }, (_, row) => Array.from({ length: row + 1 }, (_, column) =>
   [row * map.block, column * map.block, map.at(row, column)])).flat();
