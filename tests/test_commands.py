@@ -13,7 +13,7 @@ from fpt import Config, checkpoint
 from fpt.config import ABSENT
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["train", "pretrain", "evaluate", "data", "figure", "table", "collect", "benchmark"]
+COMMANDS = ["train", "pretrain", "evaluate", "data", "figure", "page", "table", "collect", "benchmark"]
 
 
 def test_help_needs_no_jax():

@@ -1,0 +1,123 @@
+"""Gathers what is known of each head, from what `scripts.attention` left in a run's folder and from measures made on the spot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fpt import attention
+from fpt.errors import UserError
+from fpt.load import LoadedRun
+from fpt.task import Task
+
+MEASURED = "attention.json"  # what `scripts.attention` leaves in a run's folder
+DIGITS = 6
+Table = list[list[float]]  # [L][H]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A model that a page shows: the run at some step, or another one beside it."""
+
+    label: str
+    short: str
+    of: int  # 0: the run itself, 1: the first that is beside it, ...
+    step: int
+    trained: bool  # whether it is the run as it ended
+    model: LoadedRun
+
+
+def read(run: LoadedRun) -> dict[str, Any] | None:
+    """What `scripts.attention` found of a run; None where it has not looked at it, or not at these parameters.
+
+    Raises UserError where its file is damaged.
+    """
+    file = run.folder / MEASURED
+    try:
+        found = json.loads(file.read_text())
+        trainable = found["trainable"]
+        _ = found["n"], found["split"], found["uniform"], [(line["step"], line["values"]) for line in found["measures"]]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({type(error).__name__}: {error}); make it again with python -m scripts.attention "
+                        f"{run.folder}") from None
+    return found if trainable == run.result.get("trainable") else None
+
+
+def quantities(task: Task, masks: Sequence[str], moments: Sequence[Moment], measures: Sequence[attention.Measures],
+               found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Everything that is known of each head, by name: a table [L][H] for each moment, by its number, and for other steps.
+
+    masks: names of the task's `answer_tokens`.  found: for each run, what `read` gives.
+    """
+    return _measured(task, masks, moments, measures, found) + _lost(moments, found)
+
+
+def _measured(task: Task, masks: Sequence[str], moments, measures, found) -> list[dict[str, Any]]:
+    units = attention.units(task)
+    known = [{line["step"]: line["values"] for line in one["measures"]} if one else {} for one in found]
+    values = [known[moment.of].get(moment.step, measure.values) for moment, measure in zip(moments, measures)]
+    uniform = found[0]["uniform"] if found[0] else measures[0].uniform
+    quantities = []
+    for name in (*masks, *units):
+        for which in sorted(uniform[name], reverse=True):
+            own = {moment.step for moment in moments if moment.of == 0}
+            quantities.append({
+                "name": (name if name in units else f"mass on {name}") + (", at all tokens" if which == attention.ALL else ""),
+                "unit": units.get(name, "share"), "all": which == attention.ALL,
+                "n": found[0]["n"] if found[0] else measures[0].n, "uniform": uniform[name][which],
+                "tables": {number: _table(one[name][which]) for number, one in enumerate(values)}, "errors": {},
+                "steps": [[step, _table(one[name][which])] for step, one in known[0].items() if step not in own],
+            })
+    return quantities
+
+
+def _lost(moments: Sequence[Moment], found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """What is lost without each head, of the runs of which it is known: accuracy, whole and by slices, and loss in nats."""
+    known = {number: found[moment.of]["ablation"] for number, moment in enumerate(moments)
+             if moment.trained and found[moment.of] and found[moment.of].get("ablation")}
+    if not known:
+        return []
+    parts = list(next(iter(known.values()))["zero"]["slices"])
+    quantities = []
+    for by, words in (("zero", "zeros"), ("mean", "its mean")):
+        kinds = [("accuracy lost", "accuracy", lambda one: one["lost"]), ("loss gained", "nats gained", lambda one: one["nats"])]
+        kinds += [(f"accuracy lost on {part} answers", "accuracy", lambda one, part=part: one["slices"][part]) for part in parts]
+        for name, unit, table in kinds:
+            quantities.append({
+                "name": f"{name} with {words} in its place", "unit": unit, "all": False, "n": None, "uniform": None, "steps": [],
+                "tables": {number: table(one[by]) for number, one in known.items()},
+                "errors": {number: one[by]["error"] for number, one in known.items()} if name == "accuracy lost" else {},
+            })
+    return quantities
+
+
+def _table(values) -> Table:
+    """A table with as many digits as mean anything."""
+    return [[float(f"{value:.{DIGITS}g}") for value in row] for row in values]
+
+
+def ranked(masks: Sequence[str], measured: attention.Measures, found: dict[str, Any] | None) -> list[tuple[int, int]]:
+    """All heads of a run, those first that it needs most; where that is not known, those with most mass on the answer, and
+    for a task that does not say where the answer lies, those that spread their weights least."""
+    if found and found.get("ablation"):
+        table = np.array(found["ablation"]["zero"]["lost"])
+    elif masks:
+        table = measured.values[masks[0]][attention.READ]
+    else:
+        table = -measured.values["entropy"][attention.READ]
+    order = np.argsort(-table, axis=None, kind="stable")
+    return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, table.shape))]
+
+
+def correlations(found: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """How mass on the answer goes with what is lost without the head, over the heads of a run: a line for each kind of loss."""
+    kinds = {"lost": "accuracy", "nats": "loss in nats"}
+    return [{"lost": kinds[kind], "by": "zeros" if by == "zero" else "its mean", **one}
+            for by, ranks in ((found or {}).get("correlation") or {}).items() for kind, one in ranks.items()
+            if one["rho"] is not None]
