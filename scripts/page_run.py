@@ -96,7 +96,8 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("run.html.j2").render(
         content=content, blobs=store.blobs, difference=store.difference, averaged=len(sample.inputs), run=summary["run"],
-        folder=run.folder.name if run.folder.is_absolute() else run.folder, config=summary["config"], result=run.result, floor=recorded.best_floor(summary), task=task,
+        folder=run.folder.name if run.folder.is_absolute() else run.folder, config=summary["config"], result=run.result,
+        floor=recorded.best_floor(summary), task=task,
         about=type(task).__doc__.splitlines()[0], command=command(run.config), measured=found[0],
         correlations=page_measures.correlations(found[0]))
 
