@@ -36,10 +36,12 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> No
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C too, while a large file is being written
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
+        raise
     sync_folder(path.parent)
 
 

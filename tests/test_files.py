@@ -10,7 +10,7 @@ import pytest
 
 from fpt import UserError
 from fpt.arrays import described, pack, unpack
-from fpt.files import PART, remove_leftovers, whole_folder
+from fpt.files import PART, remove_leftovers, whole_folder, write_whole
 
 
 def test_leftovers_of_a_kill_are_removed_and_a_users_hidden_things_stay(tmp_path):
@@ -122,3 +122,17 @@ def test_a_second_process_waits_for_nobody(tmp_path):
     with whole_folder(tmp_path / "a") as one, whole_folder(tmp_path / "b") as other:
         assert one != other
     assert time.monotonic() - begun < 5
+
+
+def test_what_is_stopped_while_it_is_written_leaves_nothing(tmp_path):
+    def stopped(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    (tmp_path / "old").write_bytes(b"old")
+    for name in ("old", "new"):
+        with pytest.raises(KeyboardInterrupt):
+            write_whole(tmp_path / name, stopped)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"] and (tmp_path / "old").read_bytes() == b"old"
+    write_whole(tmp_path / "old", lambda file: file.write(b"new"))
+    assert (tmp_path / "old").read_bytes() == b"new"
