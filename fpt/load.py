@@ -97,7 +97,8 @@ class LoadedRun:
         trainable, frozen = source.stack([self.config], [records.frozen(folder)])
         if {name: value.shape[1:] for name, value in trainable.items()} != {n: v.shape for n, v in trained.items()}:
             raise UserError(f"{folder / records.TRAINABLE} does not fit its configuration; train the run again")
-        if self.result.get("trainable", arrays.digest(trained)) != arrays.digest(trained):
+        self.trained = arrays.digest(trained)
+        if self.result.get("trainable", self.trained) != self.trained:
             raise UserError(f"{folder / records.TRAINABLE} does not hold what the result is of; train the run again")
         if (there := identity.get("frozen")) != (here := arrays.digest(frozen)):
             raise UserError(f"the frozen parameters of {folder} have the sha256 {str(there)[:12]}..., and those made here "

@@ -17,7 +17,7 @@ from fpt.progress import counting, waiting
 from scripts import recorded
 from scripts.command import parsed, run
 
-MAPS, MEASURES = "attention.npz", "attention.json"
+MAPS = "attention.npz"  # beside what `recorded.ATTENTION` names
 MOST_EXAMPLES = 1_000
 TOKENS_MEASURED, TOKENS_ABLATED = 131_072, 32_768  # of all examples together, unless an option says otherwise
 WEIGHTS_STORED = 2**26  # of the examples' maps at one step, likewise
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
     found = [_look(one, options) for one in loaded]
     print(beside(found))
     for one in loaded:
-        print(f"{one.folder / MEASURES}, {one.folder / MAPS}")
+        print(f"{one.folder / recorded.ATTENTION}, {one.folder / MAPS}")
 
 
 def _tell(runs: list[recorded.Run], target: Path | None) -> None:
@@ -141,11 +141,11 @@ def _look(loaded, options: Options) -> dict[str, Any]:
         "run": record["run"], "task": task.name, "split": options.split, "n": trained.n, "layers": geometry.layers,
         "heads": geometry.heads, "answer": next(iter(task.answer_tokens(measured.inputs[:1])), None),
         "units": attention.units(task), "measures": measures, "uniform": trained.uniform,
-        "floors": task.floors(data, measured), "trainable": loaded.result["trainable"],
+        "floors": task.floors(data, measured), "trainable": loaded.trained,
         "seconds": round(time.monotonic() - begun, 1), **taken_out,
     })
     write_whole(loaded.folder / MAPS, lambda file: np.savez_compressed(file, **arrays))
-    write_whole(loaded.folder / MEASURES, (json.dumps(content, sort_keys=True, allow_nan=False) + "\n").encode())
+    write_whole(loaded.folder / recorded.ATTENTION, (json.dumps(content, sort_keys=True, allow_nan=False) + "\n").encode())
     return record | {"attention": content}
 
 

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from fpt.arrays import digest, unpack
 from fpt.errors import UserError
 from fpt.files import write_whole
-from scripts.attention import MEASURES
+from scripts import recorded
 from scripts.command import RECORDS, parsed, run
 
 
@@ -57,13 +58,14 @@ def main(arguments: list[str]) -> None:
 
 def _looked_into(folder: Path) -> dict[str, Any]:
     """What was found in the heads of the run that lies in the folder, if it has been looked into."""
-    from fpt.records import read_json
-
-    if not (folder / MEASURES).is_file():
+    if not (folder / recorded.ATTENTION).exists():
         return {}
-    found = read_json(folder / MEASURES)
-    if found.get("trainable") != read_json(folder / "result.json")["trainable"]:
-        raise UserError(f"{folder / MEASURES} is of other weights than the run's; say python -m scripts.attention {folder} again")
+    from fpt.records import TRAINABLE
+
+    found = recorded.looked_into(folder, digest(unpack(folder / TRAINABLE)[0]))
+    if found is None:
+        raise UserError(f"{folder / recorded.ATTENTION} is of other weights than the run's; say python -m scripts.attention "
+                        f"{folder} again")
     return {"attention": found}
 
 

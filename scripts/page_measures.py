@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from fpt import attention
-from fpt.errors import UserError
 from fpt.load import LoadedRun
 from fpt.task import Task
 
-MEASURED = "attention.json"  # what `scripts.attention` leaves in a run's folder
 DIGITS = 6
 Table = list[list[float]]  # [L][H]
 
@@ -29,24 +26,6 @@ class Moment:
     step: int
     trained: bool  # whether it is the run as it ended
     model: LoadedRun
-
-
-def read(run: LoadedRun) -> dict[str, Any] | None:
-    """What `scripts.attention` found of a run; None where it has not looked at it, or not at these parameters.
-
-    Raises UserError where its file is damaged.
-    """
-    file = run.folder / MEASURED
-    try:
-        found = json.loads(file.read_text())
-        trainable = found["trainable"]
-        _ = found["n"], found["split"], found["uniform"], [(line["step"], line["values"]) for line in found["measures"]]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({type(error).__name__}: {error}); make it again with python -m scripts.attention "
-                        f"{run.folder}") from None
-    return found if trainable == run.result.get("trainable") else None
 
 
 def quantities(task: Task, masks: Sequence[str], moments: Sequence[Moment], measures: Sequence[attention.Measures],

@@ -57,7 +57,7 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
     names = labels([run, *twins])
     moments = moments_of(run, twins, names)
     now = next(number for number, moment in enumerate(moments) if moment.model is run)
-    found = [page_measures.read(one) for one in (run, *twins)]
+    found = [recorded.looked_into(one.folder, one.trained) for one in (run, *twins)]
     masks = list(task.answer_tokens(chosen.inputs))
     measures: dict[int, attention.Measures] = {now: attention.measure(run, sample.inputs)}
     heads = page_measures.ranked(masks, measures[now], found[0])

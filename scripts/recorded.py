@@ -17,6 +17,7 @@ from scripts.command import RECORDS
 Run = dict[str, Any]  # a line of a study: see `fpt.records.summary`
 UNTOLD = {"geometry", "checkpoint", "task_file"}  # of a configuration: what the names of body and task stand for
 USUAL = {"birth": "weights", "load": "body"}  # what the name of a body says by itself
+ATTENTION = "attention.json"  # what `scripts.attention` leaves in a run's folder
 PARTS = ("run", "config", "curve", "result")  # of a run
 
 
@@ -47,6 +48,24 @@ def read(file: Path) -> list[Run]:
             raise UserError(f"{file}, line {number} holds {name} a second time; remove one of the two")
         found[name] = run
     return list(found.values())
+
+
+def looked_into(folder: Path, trainable: str) -> dict[str, Any] | None:
+    """What `scripts.attention` found in the heads of a run; None where it has not looked at it, or at other parameters.
+
+    trainable: the digest of the run's trained parameters.  Raises UserError where its file is damaged.
+    """
+    file = folder / ATTENTION
+    try:
+        found = json.loads(file.read_text())
+        of = found["trainable"]
+        _ = found["n"], found["split"], found["uniform"], [(line["step"], line["values"]) for line in found["measures"]]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({type(error).__name__}: {error}); make it again with python -m scripts.attention "
+                        f"{folder}") from None
+    return found if of == trainable else None
 
 
 def of_task(runs: list[Run], task: str | None) -> list[Run]:
