@@ -61,5 +61,6 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
                                      "from tasks.listops import ListOps\n"
                                      "ListOps(train_examples=100, held_out=10).load()\n")
     started = _drawing(tmp_path, [str(tmp_path / "own.py")])
-    assert _told(started).splitlines()[-1].endswith("must do so under `if __name__ == '__main__':`")
+    # Not always the last line: Python's tracker of shared memory may have something to say of the children after it.
+    assert any(line.endswith("must do so under `if __name__ == '__main__':`") for line in _told(started).splitlines())
     assert started.returncode == 1

@@ -59,7 +59,7 @@ def pictured(pair, tmp_path_factory):
         patch.setattr(BitXor, "picture", lambda self, example: np.kron(example, np.full((4, 4), 255))[..., None].astype(np.uint8))
         patch.setattr(BitXor, "answer_tokens", lambda self, inputs: {})
         run = load_run(pair[0])
-        run.result["trainable"] = "not what was looked into"
+        run.trained = "not what was looked into"
         write_whole(target, page_run.page(run, [], XOR.load(), page_run.Asked(EXAMPLES)).encode())
     return target
 
@@ -377,7 +377,7 @@ def test_markup_in_labels_is_text(opened, pair, tmp_path, monkeypatch):
     monkeypatch.setattr(BitXor, "show", lambda self, example, target: EVIL)
     monkeypatch.setattr(BitXor, "answer_tokens", lambda self, inputs: {EVIL: np.ones((len(inputs), 3, 6), bool)})
     run = load_run(pair[0])
-    run.result["trainable"] = "not what was looked into"
+    run.trained = "not what was looked into"
     (tmp_path / "page.html").write_text(page_run.page(run, [], XOR.load(), page_run.Asked((0,))))
     page = opened(tmp_path / "page.html")
     page.select_option("#answer", EVIL)
