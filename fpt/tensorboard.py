@@ -23,7 +23,7 @@ class Tensorboard:
             import tensorboardX
         except ImportError:
             raise UserError("--log tensorboard needs tensorboardX, which is not installed; "
-                            "pip install 'fpt[tensorboard]'") from None
+                            "pip install -e '.[tensorboard]'") from None
         self._tensorboardx = tensorboardX
         self._files: dict[Path, Any] = {}
         self._written: dict[Path, int] = {}  # lines of a run's history

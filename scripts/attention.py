@@ -16,11 +16,12 @@ from fpt.files import data_folder, write_whole
 from fpt.progress import counting, waiting
 from scripts import recorded
 from scripts.command import parsed, run
+from scripts.options import keep_compiled
 
 MAPS = "attention.npz"  # beside what `recorded.ATTENTION` names
 MOST_EXAMPLES = 1_000
 TOKENS_MEASURED, TOKENS_ABLATED = 131_072, 32_768  # of all examples together, unless an option says otherwise
-WEIGHTS_STORED = 2**26  # of the examples' maps at one step, likewise
+WEIGHTS_STORED = 2**26  # of examples' maps at one step, likewise; beyond it the mean maps of kept steps are not stored
 DIGITS = 6  # of a measure
 
 
@@ -58,6 +59,7 @@ class Options:
 
 
 def main(arguments: list[str]) -> None:
+    keep_compiled()
     options = parsed(Options, arguments, "python -m scripts.attention")
     if bool(options.runs) == bool(options.study):
         raise UserError("name the folders of runs, or a --study; see python -m scripts.attention --help")
@@ -120,16 +122,17 @@ def _look(loaded, options: Options) -> dict[str, Any]:
     if strange := [number for number in shown if not 0 <= number < len(whole.inputs)]:
         raise UserError(f"--examples: {options.split} has the examples 0 to {len(whole.inputs) - 1:,}, and no {strange[0]}")
 
-    moments = [(loaded.at(step), step, "before the first step" if step == 0 else f"step {step:,}", f"step_{step}")
-               for step in loaded.steps]
-    moments.append((loaded, loaded.result["best_step"], "trained", "trained"))
+    moments = [(step, "before the first step" if step == 0 else f"step {step:,}", f"step_{step}") for step in loaded.steps]
+    moments.append((loaded.result["best_step"], "trained", "trained"))
     arrays: dict[str, np.ndarray] = {"axes": np.array(["layer", "head", "query", "key"]), "examples": np.array(shown, np.int64)}
     measures = []
-    for model, step, label, name in moments:
+    for step, label, name in moments:
+        model = loaded if name == "trained" else loaded.at(step)
         with waiting(f"{loaded.folder.name}: looking at {len(measured.inputs):,} examples, {label}"):
             trained = attention.measure(model, measured.inputs)
         measures.append({"step": step, "label": label, "values": trained.values})
-        arrays[f"mean_{name}"] = trained.mean
+        if trained.mean.size <= WEIGHTS_STORED or name in ("step_0", "trained"):
+            arrays[f"mean_{name}"] = trained.mean
         for number in shown:
             maps = attention.maps(model, whole.inputs[number : number + 1])
             arrays[f"example_{number}_{name}"] = np.concatenate([np.asarray(weights) for weights in maps])

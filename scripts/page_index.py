@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from fpt.config import ABSENT
 from fpt.errors import UserError
 from fpt.files import write_whole
 from scripts import recorded
 from scripts.figure import COLOURS
+from scripts.page_frame import fill, shareable
 
 NAME = "index.html"
 COLUMNS = ("task", "body", "birth", "load", "train", "lr", "seed")  # settings that every run has, each a column of its own
@@ -39,16 +38,13 @@ def write(folder: Path, target: Path | None = None) -> Path:
         if page.is_file():
             run["page"] = quote(os.fsencode(os.path.relpath(page, target.parent)))
         else:
-            run["command"] = f"python -m scripts.page {shlex.quote(os.path.join(_shareable(folder), run['name']))}"
+            run["command"] = f"python -m scripts.page {shlex.quote(os.path.join(shareable(folder), run['name']))}"
     for run in found:
         run["name"] = _readable(run["name"])
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-                              undefined=StrictUndefined)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     data = {"runs": found, "columns": COLUMNS, "statuses": STATUSES, "colours": COLOURS}
     counted = [(status, sum(run["status"] == status for run in found)) for status in STATUSES]
-    page = environment.get_template("index.html.j2").render(
-        folder=_readable(_shareable(folder)), data=data, counted=[(status, count) for status, count in counted if count])
+    page = fill("index.html.j2", folder=_readable(shareable(folder)), data=data,
+                counted=[(status, count) for status, count in counted if count])
     write_whole(target, page.encode())
     return target
 
@@ -143,11 +139,6 @@ def _tell_apart(runs: list[dict[str, Any]]) -> None:
         run["also"] = {name: value for name, value in settings.items()
                        if name not in COLUMNS and len(values[settings.get("task"), name]) > 1}
         run["words"] = {name: recorded.word(name, settings[name]) for name in COLUMNS if name in settings}
-
-
-def _shareable(folder: Path) -> str:
-    """The folder as a command names it, without where it lies on the machine if that was told."""
-    return folder.name if folder.is_absolute() else str(folder)
 
 
 def _readable(name: str) -> str:

@@ -32,7 +32,7 @@ def quantities(task: Task, masks: Sequence[str], moments: Sequence[Moment], meas
                found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
     """Everything that is known of each head, by name: a table [L][H] for each moment, by its number, and for other steps.
 
-    masks: names of the task's `answer_tokens`.  found: for each run, what `read` gives.
+    masks: names of the task's `answer_tokens`.  found: for each run, what `recorded.looked_into` gives.
     """
     return _measured(task, masks, moments, measures, found) + _lost(moments, found)
 

@@ -8,11 +8,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import tasks
 from fpt import attention, records, splits
@@ -21,10 +19,10 @@ from fpt.errors import UserError
 from fpt.load import LoadedRun
 from fpt.task import Split
 from scripts import page_examples, page_measures, recorded
+from scripts.page_frame import fill, shareable
 from scripts.page_maps import Head, View, pack
 from scripts.page_measures import Moment
 
-TEMPLATES = Path(__file__).parent / "templates"
 # What means are taken over, at most: examples, their tokens, and their attention weights in one head.
 AVERAGED, TOKENS, WEIGHTS = 1_000, 2**16, 2**24
 FRAME, QUANTITIES = 120_000, 250  # bytes of a page: all but examples and heads; numbers of a head at a moment
@@ -90,14 +88,11 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
                      "answers": [page_examples.answered(moment.model, *one) for one in zip(*chosen)]}
                     for moment, there in zip(moments, stored)],
     }
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
-    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, sort_keys=True)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    return environment.get_template("run.html.j2").render(
-        content=content, blobs=store.blobs, difference=store.difference, averaged=len(sample.inputs), run=summary["run"],
-        folder=run.folder.name if run.folder.is_absolute() else run.folder, config=summary["config"], result=run.result,
-        floor=recorded.best_floor(summary), task=task,
+    stated = {"config": summary["config"]} | {name: run.result[name] for name in ("counts", "data", "versions", "commit")}
+    return fill(
+        "run.html.j2", content=content, blobs=store.blobs, difference=store.difference, averaged=len(sample.inputs),
+        run=summary["run"], folder=shareable(run.folder), config=summary["config"], result=run.result,
+        stated=json.dumps(stated, indent=2, sort_keys=True), floor=recorded.best_floor(summary), task=task,
         about=type(task).__doc__.splitlines()[0], command=command(run.config), measured=found[0],
         correlations=page_measures.correlations(found[0]))
 

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -43,6 +44,60 @@ def tiny_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bodies") / "tiny"
     checkpoint.write(folder, TINY, draw_body(TINY, jax.random.key(5)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_pair(tiny_folder, tmp_path_factory):
+    """A run of bit XOR with two kept steps, and its random twin.  Whoever writes into their folders takes copies."""
+    from fpt import Config, train
+    from tasks.bits import BitXor
+
+    out, common = tmp_path_factory.mktemp("trained"), dict(steps=40, batch=8, lr=1e-2, eval_every=20)
+    train(Config(BitXor(bits=3), str(tiny_folder), **common), out, quiet=True, keep=2)
+    first, = out.iterdir()
+    train(Config(BitXor(bits=3), str(tiny_folder), load="none", **common), out, quiet=True)
+    second, = set(out.iterdir()) - {first}
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def pair(trained_pair, tmp_path_factory):
+    """Copies of the run with two kept steps and of its random twin, for one file of tests."""
+    out = tmp_path_factory.mktemp("pair")
+    return tuple(shutil.copytree(folder, out / folder.name) for folder in trained_pair)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window.  Tests that need it are skipped, with the reason, where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("there is no chromium on this machine: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """`opened(file, "#sort=-test", width=380)` -> the page in a browser, which must not complain or ask the network."""
+    complaints, contexts = [], []
+
+    def call(file, address="", width=1280, **settings):
+        contexts.append(context := browser.new_context(**{"viewport": {"width": width, "height": 900}} | settings))
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: re.match("(file|data|blob):", request.url) or complaints.append(request.url))
+        page.goto(file.as_uri() + address)
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert not complaints
 
 
 @pytest.fixture

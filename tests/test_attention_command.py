@@ -17,18 +17,6 @@ from tests.recording import run as record
 XOR = BitXor(bits=3)
 
 
-@pytest.fixture(scope="module")
-def pair(tiny_folder, tmp_path_factory):
-    """A run with two kept steps, and its random twin."""
-    out = tmp_path_factory.mktemp("pair")
-    common = dict(steps=40, batch=8, lr=1e-2, eval_every=20)
-    train(Config(XOR, str(tiny_folder), **common), out, quiet=True, keep=2)
-    first, = out.iterdir()
-    train(Config(XOR, str(tiny_folder), load="none", **common), out, quiet=True)
-    second, = set(out.iterdir()) - {first}
-    return first, second
-
-
 @pytest.fixture
 def run(pair, tmp_path):
     """A copy of the first, which has not been looked into."""

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import time
 import xml.etree.ElementTree as ElementTree
 
@@ -14,41 +13,9 @@ from scripts.figure import COLOURS
 from scripts.page_index import write
 from tests.recording import leave, run
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'fpt[test]'")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on this machine: apt-get install chromium")
 EVIL = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 MANY = 500
 SECONDS = 2  # that opening, sorting or filtering so many may take
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def opened(browser):
-    """`opened(page, "#sort=-test", width=380)` -> the page in a browser, which must not complain or ask the network."""
-    complaints, contexts = [], []
-
-    def call(file, address="", **settings):
-        settings.setdefault("viewport", {"width": settings.pop("width", 1300), "height": 900})
-        contexts.append(context := browser.new_context(**settings))
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: re.match("(file|data|blob):", request.url) or complaints.append(request.url))
-        page.goto(file.as_uri() + address)
-        return page
-
-    yield call
-    for context in contexts:
-        context.close()
-    assert not complaints
 
 
 @pytest.fixture(scope="module")

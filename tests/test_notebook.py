@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pip install 'fpt[test]'")
-NotebookClient = pytest.importorskip("nbclient", reason="nbclient is not installed: pip install 'fpt[test]'").NotebookClient
-pytest.importorskip("ipykernel", reason="ipykernel is not installed: pip install 'fpt[test]'")
+nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pip install -e '.[test]'")
+NotebookClient = pytest.importorskip("nbclient", reason="nbclient is not installed: pip install -e '.[test]'").NotebookClient
+pytest.importorskip("ipykernel", reason="ipykernel is not installed: pip install -e '.[test]'")
 BOOK = Path(__file__).parent.parent / "results" / "inside-bit-xor.ipynb"
 FEW = 64  # examples that heads are taken out on; the notebook's own number takes a minute
 

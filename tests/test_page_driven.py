@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -21,44 +20,35 @@ from scripts.attention import main as look
 from tasks.bits import BitXor
 from tests.conftest import TINY
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'fpt[test]'")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on this machine: apt-get install chromium")
 XOR = BitXor(bits=3)
 EXAMPLES = (5, 9)
 EVIL = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 
 
 @pytest.fixture(scope="module")
-def pair(tiny_folder, tmp_path_factory):
-    """A run with two kept steps, and its random twin, which have been looked into."""
-    out = tmp_path_factory.mktemp("pair")
-    common = dict(steps=40, batch=8, lr=1e-2, eval_every=20)
-    train(Config(XOR, str(tiny_folder), **common), out, quiet=True, keep=2)
-    first, = out.iterdir()
-    train(Config(XOR, str(tiny_folder), load="none", **common), out, quiet=True)
-    second, = set(out.iterdir()) - {first}
-    look([str(first), "--smallest", "True"])
-    return first, second
+def looked(pair):
+    """The run and its twin, the first of which has been looked into."""
+    look([str(pair[0]), "--smallest", "True"])
+    return pair
 
 
 @pytest.fixture(scope="module")
-def file(pair, tmp_path_factory):
+def file(looked, tmp_path_factory):
     """The page of the run with its twin beside it."""
     target = tmp_path_factory.mktemp("page") / "page.html"
-    write_whole(target, page_run.page(load_run(pair[0]), [load_run(pair[1])], XOR.load(), page_run.Asked(EXAMPLES)).encode())
+    write_whole(target, page_run.page(load_run(looked[0]), [load_run(looked[1])], XOR.load(), page_run.Asked(EXAMPLES)).encode())
     return target
 
 
 @pytest.fixture(scope="module")
-def pictured(pair, tmp_path_factory):
+def pictured(looked, tmp_path_factory):
     """The page of the run, as if its two strings of three bits were a picture of two by three patches."""
     target = tmp_path_factory.mktemp("pictured") / "page.html"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BitXor, "grid", (2, 3))
         patch.setattr(BitXor, "picture", lambda self, example: np.kron(example, np.full((4, 4), 255))[..., None].astype(np.uint8))
         patch.setattr(BitXor, "answer_tokens", lambda self, inputs: {})
-        run = load_run(pair[0])
+        run = load_run(looked[0])
         run.trained = "not what was looked into"
         write_whole(target, page_run.page(run, [], XOR.load(), page_run.Asked(EXAMPLES)).encode())
     return target
@@ -79,33 +69,13 @@ def long(tmp_path_factory):
     return run, folder / "page.html"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def opened(browser):
-    """`opened(file, width=380)` -> the page in a browser, which must not complain or ask the network."""
-    complaints, contexts = [], []
+def opened(opened):
+    """As everywhere, once the page has drawn what it begins with."""
+    def call(*asked, **settings):
+        return settled(opened(*asked, **settings))
 
-    def call(file, width=1280, **settings):
-        contexts.append(context := browser.new_context(viewport={"width": width, "height": 900}, **settings))
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: re.match("(file|data|blob):", request.url) or complaints.append(request.url))
-        page.goto(file.as_uri())
-        settled(page)
-        return page
-
-    yield call
-    for context in contexts:
-        context.close()
-    assert not complaints
+    return call
 
 
 def settled(page):
@@ -148,19 +118,19 @@ def maps_of(model, number):
     return np.concatenate([np.asarray(layer) for layer in attention.maps(model, XOR.load()["test"].inputs[[number]])])
 
 
-def test_a_head_is_enlarged_by_a_click_and_its_numbers_are_the_models_own(opened, file, pair):
+def test_a_head_is_enlarged_by_a_click_and_its_numbers_are_the_models_own(opened, file, looked):
     page = opened(file)
     head(page, 1, 2).click()
     assert told(page, "#chosen-title") == "Layer 1, head 2"
     assert head(page, 1, 2).get_attribute("aria-selected") == "true"
-    np.testing.assert_allclose(weights(page), maps_of(load_run(pair[0]), 5)[1, 2], atol=1e-5)
+    np.testing.assert_allclose(weights(page), maps_of(load_run(looked[0]), 5)[1, 2], atol=1e-5)
     page.select_option("#example", "1")
-    np.testing.assert_allclose(weights(page), maps_of(load_run(pair[0]), 9)[1, 2], atol=1e-5)
+    np.testing.assert_allclose(weights(page), maps_of(load_run(looked[0]), 9)[1, 2], atol=1e-5)
     assert told(page, "#tokens-title") == "Example 9 of test"
 
 
-def test_means_over_heads_layers_and_examples_are_means(opened, file, pair):
-    page, maps = opened(file), maps_of(load_run(pair[0]), 5)
+def test_means_over_heads_layers_and_examples_are_means(opened, file, looked):
+    page, maps = opened(file), maps_of(load_run(looked[0]), 5)
     head(page, 0, 4).click()
     assert told(page, "#chosen-title") == "Layer 0, mean over heads"
     np.testing.assert_allclose(weights(page), maps[0].mean(axis=0), atol=1e-5)
@@ -170,12 +140,12 @@ def test_means_over_heads_layers_and_examples_are_means(opened, file, pair):
     np.testing.assert_allclose(weights(page), maps.mean(axis=(0, 1)), atol=1e-5)
     page.select_option("#example", "2")
     head(page, 0, 3).click()
-    mean = attention.measure(load_run(pair[0]), XOR.load()["test"].inputs).mean
+    mean = attention.measure(load_run(looked[0]), XOR.load()["test"].inputs).mean
     np.testing.assert_allclose(weights(page), mean[0, 3], atol=1e-5)
 
 
-def test_the_slider_goes_from_before_the_first_step_to_the_end(opened, file, pair):
-    page, run = opened(file), load_run(pair[0])
+def test_the_slider_goes_from_before_the_first_step_to_the_end(opened, file, looked):
+    page, run = opened(file), load_run(looked[0])
     head(page, 1, 1).click()
     page.locator("#moment").fill("0")
     assert told(page, "#moment-name") == "before the first step"
@@ -186,7 +156,7 @@ def test_the_slider_goes_from_before_the_first_step_to_the_end(opened, file, pai
     np.testing.assert_allclose(weights(page), maps_of(run.at(20), 5)[1, 1], atol=1e-5)
 
 
-def test_the_twin_is_shown_beside_it_in_the_grid_and_enlarged(opened, file, pair):
+def test_the_twin_is_shown_beside_it_in_the_grid_and_enlarged(opened, file, looked):
     page = opened(file)
     assert page.locator("#maps .map").count() == 1 and page.locator("#heads-beside").is_hidden()
     page.select_option("#beside", label="tiny, random, after training")
@@ -194,11 +164,11 @@ def test_the_twin_is_shown_beside_it_in_the_grid_and_enlarged(opened, file, pair
     assert settled(page).locator("#maps .map").count() == 2
     assert page.locator("#heads-beside [role=gridcell]").count() == 15
     rows = [row for row in rows_of(saved(page, "maps", "csv")) if row["moment"] == "tiny, random, after training"]
-    expected = maps_of(load_run(pair[1]), 5)[0, 2][np.tril_indices(6)]
+    expected = maps_of(load_run(looked[1]), 5)[0, 2][np.tril_indices(6)]
     np.testing.assert_allclose([float(row["weight"]) for row in rows], expected, atol=1e-5)
 
 
-def test_the_keyboard_alone_chooses_a_head_a_query_and_a_key(opened, file, pair):
+def test_the_keyboard_alone_chooses_a_head_a_query_and_a_key(opened, file, looked):
     page = opened(file)
     head(page, 0, 0).click()
     page.focus("#colours")
@@ -215,7 +185,7 @@ def test_the_keyboard_alone_chooses_a_head_a_query_and_a_key(opened, file, pair)
     page.focus("#maps .map")
     for key in ("Home", "ArrowDown", "ArrowDown", "ArrowLeft", "ArrowLeft"):
         page.keyboard.press(key)
-    weight = maps_of(load_run(pair[0]), 5)[1, 1][2, 1]
+    weight = maps_of(load_run(looked[0]), 5)[1, 1][2, 1]
     assert f"Its weight on {name(1)} is {weight:.4f}." in told(page, "#readout")
     page.keyboard.press("Tab")  # and out of it again
     assert page.evaluate("document.activeElement.dataset.as") == "svg"
@@ -250,7 +220,7 @@ def test_what_is_pointed_at_stays_until_esc_and_what_is_held_until_it_is_let_go(
     assert told(page, "#readout").startswith(name(1))
 
 
-def test_the_weights_of_a_query_are_there_as_a_table(opened, file, pair):
+def test_the_weights_of_a_query_are_there_as_a_table(opened, file, looked):
     page = opened(file)
     head(page, 0, 1).click()
     page.click("#weights summary")
@@ -258,7 +228,7 @@ def test_the_weights_of_a_query_are_there_as_a_table(opened, file, pair):
     cells = page.locator("#weights-of tbody tr")
     assert cells.count() == 5 and cells.nth(2).locator("td").nth(1).text_content() == name(2)
     found = [float(cells.nth(row).locator("td").nth(2).text_content()) for row in range(5)]
-    np.testing.assert_allclose(found, maps_of(load_run(pair[0]), 5)[0, 1][4, :5], atol=1e-5)
+    np.testing.assert_allclose(found, maps_of(load_run(looked[0]), 5)[0, 1][4, :5], atol=1e-5)
 
 
 def test_the_cells_that_hold_the_answer_are_outlined_on_request(opened, file):
@@ -268,29 +238,29 @@ def test_the_cells_that_hold_the_answer_are_outlined_on_request(opened, file):
     assert settled(page).locator("#maps .answer:not(.halo)").count() == 6
 
 
-def test_the_papers_figure_is_the_first_layers_mean_at_the_tokens_that_are_read(opened, file, pair):
+def test_the_papers_figure_is_the_first_layers_mean_at_the_tokens_that_are_read(opened, file, looked):
     page = opened(file)
     page.click("#figure")
     assert settled(page).locator("#maps .answer:not(.halo)").count() == 6
     assert told(page, "#chosen-title") == "Layer 0, mean over heads"
     assert page.input_value("#example") == "2" and page.input_value("#rows") == "read"
-    mean = attention.measure(load_run(pair[0]), XOR.load()["test"].inputs).mean[0].mean(axis=0)
+    mean = attention.measure(load_run(looked[0]), XOR.load()["test"].inputs).mean[0].mean(axis=0)
     rows = rows_of(saved(page, "maps", "csv"))
     assert [row["query token"] for row in rows[:4]] == [LABELS[3]] * 4
     np.testing.assert_allclose([float(row["weight"]) for row in rows], mean[3:][np.tril_indices(3, 3, 6)], atol=1e-5)
 
 
-def test_heads_are_sorted_by_what_is_known_of_them(opened, file, pair):
+def test_heads_are_sorted_by_what_is_known_of_them(opened, file, looked):
     page = opened(file)
     page.select_option("#order", label="largest accuracy lost with zeros in its place first")
-    lost = np.array(json.loads((pair[0] / "attention.json").read_text())["ablation"]["zero"]["lost"])
+    lost = np.array(json.loads((looked[0] / "attention.json").read_text())["ablation"]["zero"]["lost"])
     labels = [cell.get_attribute("aria-label") for cell in settled(page).locator("#heads [role=gridcell]").all()]
     places = [tuple(map(int, re.match(r"layer (\d), head (\d): accuracy lost", label).groups())) for label in labels]
     assert [lost[place] for place in places] == sorted(lost.ravel(), reverse=True)
 
 
-def test_a_measure_is_a_table_a_curve_and_a_line_beside_its_nulls(opened, file, pair):
-    page, run = opened(file), load_run(pair[0])
+def test_a_measure_is_a_table_a_curve_and_a_line_beside_its_nulls(opened, file, looked):
+    page, run = opened(file), load_run(looked[0])
     page.select_option("#measure", label="entropy")
     head(page, 1, 0).click()
     values = attention.measure(run, XOR.load()["test"].inputs)
@@ -336,7 +306,7 @@ def test_attention_is_laid_over_the_patches_of_a_picture(opened, pictured):
 
 def test_a_long_input_is_in_blocks_but_for_the_heads_and_rows_that_the_page_holds_whole(opened, long):
     run, file = long
-    page = opened(file, 380)
+    page = opened(file, width=380)
     settled(page).select_option("#answer", "bits of that position")
     maps = np.concatenate([np.asarray(layer) for layer in attention.maps(run, run.task.load()["test"].inputs[[5]])])
     number = lambda layer, head: page.locator("#heads [role=gridcell]").nth(layer * 5 + head)
@@ -362,7 +332,7 @@ def test_a_long_input_is_in_blocks_but_for_the_heads_and_rows_that_the_page_hold
 @pytest.mark.parametrize("width", [380, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_narrow_window_in_light_and_dark(opened, file, width, scheme):
-    page = opened(file, width, color_scheme=scheme)
+    page = opened(file, width=width, color_scheme=scheme)
     page.select_option("#beside", "0")
     assert settled(page).locator("#maps .map").count() == 2
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -372,11 +342,11 @@ def test_it_fits_a_narrow_window_in_light_and_dark(opened, file, width, scheme):
     assert drawings.count() >= 7 and all(drawing.get_attribute("aria-label") for drawing in drawings.all())
 
 
-def test_markup_in_labels_is_text(opened, pair, tmp_path, monkeypatch):
+def test_markup_in_labels_is_text(opened, looked, tmp_path, monkeypatch):
     monkeypatch.setattr(BitXor, "token_labels", lambda self, example: [EVIL] * self.tokens)
     monkeypatch.setattr(BitXor, "show", lambda self, example, target: EVIL)
     monkeypatch.setattr(BitXor, "answer_tokens", lambda self, inputs: {EVIL: np.ones((len(inputs), 3, 6), bool)})
-    run = load_run(pair[0])
+    run = load_run(looked[0])
     run.trained = "not what was looked into"
     (tmp_path / "page.html").write_text(page_run.page(run, [], XOR.load(), page_run.Asked((0,))))
     page = opened(tmp_path / "page.html")

@@ -16,7 +16,7 @@ from fpt.tensorboard import Tensorboard
 from tasks.bits import BitMemory
 from tests.test_run import _same
 
-proto = pytest.importorskip("tensorboardX.proto.event_pb2", reason="tensorboardX is not installed: pip install 'fpt[test]'")
+proto = pytest.importorskip("tensorboardX.proto.event_pb2", reason="tensorboardX is not installed: pip install -e '.[test]'")
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_without_tensorboardx_the_command_says_so_before_it_trains(refused, monk
         return imported(name, *arguments, **settings)
 
     monkeypatch.setattr(builtins, "__import__", lacking)
-    refused("pip install 'fpt[tensorboard]'", "train", "bit-xor", "--log", "tensorboard")
+    refused("pip install -e '.[tensorboard]'", "train", "bit-xor", "--log", "tensorboard")
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
