@@ -60,7 +60,7 @@ def test_the_maps_of_a_run_are_those_of_its_forward_pass(request, name):
     assert len(found) == 2
     for weights, whole in zip(found, seen.maps):
         np.testing.assert_allclose(weights, whole, atol=1e-6)
-        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
         assert not np.triu(weights, 1).any()
 
 
@@ -87,7 +87,7 @@ def test_the_maps_of_a_trained_run_are_torchs_of_the_body_that_it_exports(tiny_f
     with torch.no_grad():
         wanted = theirs(inputs_embeds=torch.tensor(embeds), output_attentions=True).attentions
     for ours, other in zip(attention.maps(run, inputs), wanted, strict=True):
-        np.testing.assert_allclose(ours, other.numpy(), atol=1e-5)
+        np.testing.assert_allclose(ours, other.numpy(), atol=1e-6)
 
 
 def test_the_maps_of_a_body_are_those_of_its_forward_pass(tiny_folder):
@@ -280,7 +280,7 @@ def test_without_heads_it_answers_as_a_forward_pass_that_is_written_out(request,
             instead[:, token] = passed[:, real[:, token], token].mean(axis=1)
     logits, _ = without(run, split.inputs, kept, instead)
     predictions, losses = attention.Ablation(run, split, by).answers(kept)
-    np.testing.assert_allclose(losses, losses_of(logits, split.targets), atol=1e-5)
+    np.testing.assert_allclose(losses, losses_of(logits, split.targets), atol=2e-6)
     sure = np.ptp(np.sort(logits, axis=-1)[..., -2:], axis=-1) > 1e-4
     assert sure.mean() > 0.9 and (predictions == logits.argmax(-1))[sure].all()
     assert np.abs(losses - attention.Ablation(run, split, by).answers()[1]).max() > 1e-4
