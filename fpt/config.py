@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fpt import roles
-from fpt.bodies import Geometry
+from fpt import bodies, roles
+from fpt.births import BIRTHS
+from fpt.body import Body
 from fpt.errors import UserError, nearest
 from fpt.files import sha256
 from fpt.task import Task
@@ -21,9 +22,6 @@ DTYPES = ("float32", "bfloat16")
 INITS = ("original", "depth-scaled")
 OPTIMIZERS = ("adam", "muon")
 DECAYS = ("constant", "cosine")
-# The checkpoint's weights; normal numbers of each tensor's mean and standard deviation, or of those over a layer's
-# matrices, biases and scales; attention in closed form, with the signs of vision transformers or of GPT-2.
-BIRTHS = ("weights", "statistics", "statistics-by-layer", "mimetic", "mimetic-language")
 # What runs did before a setting existed: read where a configuration does not state it.  Not today's defaults, which may change.
 ABSENT = {"birth": "weights", "redraw": "body", "optimizer": "adam", "weight_decay": 0.0, "warmup": 0, "decay": "constant",
           "accumulate": 1}
@@ -32,7 +30,9 @@ TYPES = {"int": (lambda value: int(operator.index(value)), "a whole number"),
          "float": (operator.methodcaller("__float__"), "a number"), "str": (os.fspath, "a text")}
 SMALLEST, LARGEST = 1.2e-38, 3.4e38  # the positive numbers of float32
 MOST = 2**31 - 1  # steps, examples: what a device counts in
-PLACES = ("body", "task_file")  # of a configuration: where something lies, while what it is makes the run
+# Settings that a record states only where they differ from these: older runs keep their names.
+NEWER = {"layers": None, "width": None, "rates": (), "start": None, "begins": None, "stream": None}
+PLACES = ("body", "task_file", "start")  # of a configuration: where something lies, while what it is makes the run
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,21 @@ class Config:
     decay: str = "constant"  # of the rate, or cosine: to zero at the last step
     accumulate: int = 1  # parts that a batch is split into, one after another
     init: str = "original"  # of a random body: N(0, 0.02); depth-scaled: residual projections / sqrt(2 layers)
-    geometry: Geometry | None = None  # of the body; filled in when it is found, as is the next
+    geometry: Body | None = None  # of the body; filled in when it is found, as is the next
     checkpoint: str | None = None  # digest of the weights that are loaded
     task_file: str | None = None  # where a task of the user's own is defined
+    layers: int | None = None
+    """Cuts a GPT-2 body to its first blocks, or sets the layers of an LSTM; None for its own."""
+    width: int | None = None
+    """Sets the width of a body that has no weights of its own, an LSTM for example."""
+    rates: tuple[str, ...] = ()
+    """Multiplies the rate of some roles: norm=1 attention@0-2=0.01, for example."""
+    start: str | None = None
+    """Names the folder of the finished run that this run begins from."""
+    begins: str | None = None
+    """Identifies the parameters that this run begins with, where it begins from another run."""
+    stream: str | None = None
+    """Names a stream of randomness of the run's own, so that it repeats no draws of another stage."""
 
     def __post_init__(self):
         """Gives each number the type that its field states.  Raises UserError for a value that no run can have."""
@@ -112,6 +124,8 @@ class Config:
             raise UserError("--train none trains nothing; the smallest useful set is output")
         roles.parse(self.load or "none")
         roles.parse(self.redraw)
+        object.__setattr__(self, "rates", tuple(self.rates))
+        roles.factors(self.rates)
         if self.task_file and not Path(self.task_file).is_file():
             raise UserError(f"no task file at {self.task_file}")
 
@@ -134,7 +148,8 @@ class Config:
     def record(self) -> dict[str, Any]:
         """The configuration as JSON: `from_record` gives it back."""
         stated = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        geometry = self.geometry and dataclasses.asdict(self.geometry)
+        stated = {name: value for name, value in stated.items() if name not in NEWER or value != NEWER[name]}
+        geometry = self.geometry and bodies.stated(self.geometry)
         return stated | {"task": self.task.name, "sizes": self.task.settings(), "geometry": geometry}
 
     @classmethod
@@ -146,11 +161,12 @@ class Config:
         import tasks
 
         try:
-            stated = ABSENT | stated
+            stated = ABSENT | NEWER | stated
+            stated["rates"] = tuple(stated["rates"])
             file, geometry = stated["task_file"], stated["geometry"]
             task = tasks.from_file(Path(file)) if file else tasks.find(stated["task"])
             sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in stated.pop("sizes").items()}
-            return cls(**stated | {"task": task(**sizes), "geometry": geometry and Geometry(**geometry)})
+            return cls(**stated | {"task": task(**sizes), "geometry": geometry and bodies.from_stated(geometry)})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"not the configuration of a run ({type(error).__name__}: {error})") from error
 
@@ -167,7 +183,8 @@ class Config:
 
     def stackable(self) -> Config:
         """What runs of one stack have in common: all but rate and seed."""
-        return dataclasses.replace(self, lr=1.0, seed=0)
+        shared = {"body_seed": None} if self.begins else {}
+        return dataclasses.replace(self, lr=1.0, seed=0, rates=(), start=None, begins=None, **shared)
 
 
 def digest_of(stated: dict[str, Any], task_file: str | None) -> str:
@@ -178,6 +195,8 @@ def digest_of(stated: dict[str, Any], task_file: str | None) -> str:
     stated = stated | {"task_file": task_file}
     if stated["geometry"]:
         stated.pop("body")  # where a body lies does not matter, what it is does
+    if stated.get("begins"):
+        stated.pop("start")
     text = json.dumps(stated, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -1,36 +1,46 @@
-"""How many parameters a run trains, by the three countings in use (Lu et al. 2021, section 2.2 and the released code)."""
+"""Counts the parameters that a run trains, in the three ways in use.
+
+They are those of the released code and of Lu et al. 2021, section 2.2.
+"""
 
 from __future__ import annotations
 
 import math
 
-from fpt.bodies import Geometry
+from fpt.body import Body, Table
 from fpt.roles import RoleSet
 
 
-def count(shapes: dict[str, tuple[int, ...]], chosen: RoleSet, geometry: Geometry, tokens: int) -> dict[str, float]:
-    """The counts of a model whose parameters have these shapes, for a train set and a task of T `tokens`.
+def count(table: Table, chosen: RoleSet, body: Body, tokens: int) -> dict[str, float]:
+    """Counts the numbers of a model, for a train set and inputs of T `tokens`.
 
-    trainable: all numbers that have a gradient, as the released code enables them.
-    effective: without the rows of the position table that the task never reaches.
-    paper: the paper's own arithmetic: as effective, without the output layer's bias and the last norm.
-    total: body, input and output layer, the vocabulary table included although no task reads it; percent: of it.
+    trainable: all that have a gradient, as the released code enables them.
+    effective: without the rows of the position table that the inputs never reach.
+    paper: the paper's arithmetic: as effective, without the output layer's bias and the last norm.
+    total: body, input and output layer, and the vocabulary table although no task reads it.
+    percent: the share of `trainable` in `total`.
     """
-    size = {name: math.prod(shape) for name, shape in shapes.items()}
-    trainable = {name: size[name] for name in shapes if name in chosen}
-    effective = trainable | {name: tokens * geometry.width for name in trainable if name == "body/wpe"}
-    left_out = ("output/bias", "body/ln_f/scale", "body/ln_f/bias")
-    total = sum(size.values()) + ("token/embedding" not in size) * geometry.vocabulary * geometry.width
-    return {
-        "trainable": sum(trainable.values()),
-        "effective": sum(effective.values()),
-        "paper": sum(number for name, number in effective.items() if name not in left_out),
-        "total": total,
-        "percent": 100 * sum(trainable.values()) / total,
-    }
+    size = {name: math.prod(parameter.shape) for name, parameter in table.items()}
+    trainable = effective = paper = 0
+    for name, parameter in table.items():
+        if not chosen.holds(parameter):
+            continue
+        role, used = parameter.role, size[name]
+        if role == "position":
+            used = min(used, tokens * body.width)
+        trainable, effective = trainable + size[name], effective + used
+        bias_of_output = role == "output" and len(parameter.shape) == 1
+        if not bias_of_output and not (role == "norm" and parameter.layer is None):
+            paper += used
+    total = sum(size.values())
+    if not any(parameter.role == "token" for parameter in table.values()):
+        total += getattr(body, "vocabulary", 0) * body.width
+    return {"trainable": trainable, "effective": effective, "paper": paper, "total": total,
+            "percent": 100 * trainable / total}
 
 
 def describe(counts: dict[str, float]) -> str:
-    """Two lines that say how much is trained."""
-    return (f"trains {counts['trainable']:,} of {counts['total']:,} parameters ({counts['percent']:.3f}%)\n"
-            f"  {counts['effective']:,} by positions in use, {counts['paper']:,} by the paper's counting")
+    """Says in two lines how much is trained."""
+    return (f"trains {counts['trainable']:,} of {counts['total']:,} parameters "
+            f"({counts['percent']:.3f}%)\n  {counts['effective']:,} by positions in use, "
+            f"{counts['paper']:,} by the paper's counting")

@@ -1,34 +1,34 @@
 """GPT-2's body in Flax Linen: embedded tokens in, hidden states out.
 
-Linen, because a model is then a pure function of a plain dictionary of arrays on every supported jax: the freeze is a
-split of that dictionary, and `jax.jit`, `grad` and `vmap` are used as they are.  Pre-norm, causal, learned positions
-(Radford et al. 2019); layers are unrolled, since slicing stacked weights costs more than it saves on a CPU.
+The architecture is pre-norm and causal, with learned positions (Radford et al. 2019).  It is written
+in Linen, because a model is then a pure function of a plain dictionary of arrays on every supported
+jax: the freeze is a split of that dictionary, and `jax.jit`, `grad` and `vmap` are used unchanged.
 
-What was measured for speed (two cores, `gpt2`, 64 tokens, batch 16) and is kept for it:
-- Dropout bits come from a hash of (key, place), 10% of a step cheaper than threefry, and are recomputed in the
-  backward pass instead of being kept.
-- Cotangents of the residual stream are computed once per block (`_materialised`): XLA's CPU fusion otherwise
-  computes the sum of all later blocks again in each of them, up to a fifth of a step.
-- bfloat16 products ask for float32 results with both operands in bfloat16, in the backward pass too; XLA's CPU
-  matmul is fast in no other case.
-- The last block computes its attention's queries, and all that follows, only for the tokens that are read.
+For speed, layers are unrolled, since slicing stacked weights costs more than it saves on a CPU; and
+the last block computes its attention's queries, and all that follows, only for tokens that are read.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.experimental.xla_metadata import set_xla_metadata
 
-from fpt.bodies import Geometry
-from fpt.randomness import keep_mask
+from fpt.body import Body, Parameter, Table
+from fpt.errors import UserError, nearest
+from fpt.initialisers import normal, ones, zeros
+from fpt.layers import Projection, dropout, materialised, norm, pick, precision
 
 NO_DROPOUT = (None, None, None)  # bits of a block's three places
+DEVIATION = 0.02  # of the weights' initialiser
+# Beyond these a number is a mistake, and one that takes long to fail.
+MOST = {"layers": 1_000, "width": 2**17, "heads": 2**12, "positions": 2**22, "inner": 2**20,
+        "vocabulary": 2**24}
 
 ACTIVATIONS = {
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
@@ -38,113 +38,125 @@ ACTIVATIONS = {
 }
 
 
-def dropout(x, rate: float, bits):
-    """x with each number zero with probability `rate`, the others scaled up; x itself where `bits` is None.
+@dataclass(frozen=True)
+class GPT2(Body):
+    """Describes a GPT-2 body: its sizes, and what else of its configuration changes its output."""
 
-    `bits` is uint32 [2], as drawn for this one place of this one step.
-    """
-    if bits is None or rate == 0:
-        return x
-    return jnp.where(keep_mask(bits, x.shape, rate), x / (1 - rate), 0)
+    inits: ClassVar[tuple[str, ...]] = ("original", "depth-scaled")
+
+    layers: int
+    width: int
+    heads: int
+    positions: int = 1024
+    inner: int | None = None  # width of the feed-forward layer; None: four times the width
+    vocabulary: int = 50_257  # rows of the token table: counted, and held by language models alone
+    activation: str = "gelu_new"
+    epsilon: float = 1e-5
+    embedding_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    residual_dropout: float = 0.1
+
+    def __post_init__(self):
+        """Raises UserError for sizes that no body can have."""
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            if name == "inner" and value is None:
+                object.__setattr__(self, "inner", 4 * self.width)
+            elif not (isinstance(value, int) and 0 < value <= most):
+                raise UserError(f"a body's {name} must be a whole number from 1 to {most:,}, not "
+                                f"{value!r}")
+        for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"a body's {name.replace('_', ' ')} must be at least 0 and below "
+                                f"1, not {getattr(self, name)!r}")
+        if not 0 < self.epsilon < 1:
+            raise UserError(f"a body's epsilon must be above 0 and below 1, not {self.epsilon!r}")
+        if self.width % self.heads:
+            raise UserError("a body's width must be a multiple of its heads, not "
+                            f"{self.width} with {self.heads}")
+        if self.activation not in ACTIVATIONS:
+            raise nearest(self.activation, ACTIVATIONS, "activation")
+
+    def table(self, init: str = "original") -> Table:
+        """Describes the parameters under the names of GPT-2's checkpoints, `h_0` for `h.0`.
+
+        The original initialisation draws matrices and positions from N(0, 0.02), with zero biases
+        and norms of gain 1.  With `depth-scaled`, the projections onto the residual stream have
+        0.02 / sqrt(2 layers), as transformers has since 2021; the original experiments predate it.
+        """
+        residual = DEVIATION / math.sqrt(2 * self.layers) if init == "depth-scaled" else DEVIATION
+        width, table = self.width, {}
+
+        def add_norm(name: str, layer: int | None = None) -> None:
+            table[f"{name}/scale"] = Parameter((width,), "norm", ones, layer)
+            table[f"{name}/bias"] = Parameter((width,), "norm", zeros, layer)
+
+        def add_dense(name: str, role: str, inputs: int, outputs: int, deviation: float) -> None:
+            table[f"h_{layer}/{name}/kernel"] = Parameter(
+                (inputs, outputs), role, normal(deviation), layer, matrix=True)
+            table[f"h_{layer}/{name}/bias"] = Parameter((outputs,), role, zeros, layer)
+
+        table["wpe"] = Parameter((self.positions, width), "position", normal(DEVIATION))
+        for layer in range(self.layers):
+            add_norm(f"h_{layer}/ln_1", layer)
+            add_dense("attn/c_attn", "attention", width, 3 * width, DEVIATION)
+            add_dense("attn/c_proj", "attention", width, width, residual)
+            add_norm(f"h_{layer}/ln_2", layer)
+            add_dense("mlp/c_fc", "feedforward", width, self.inner, DEVIATION)
+            add_dense("mlp/c_proj", "feedforward", self.inner, width, residual)
+        add_norm("ln_f")
+        return table
+
+    def module(self, dtype) -> Stack:
+        return Stack(self, dtype)
+
+    def resized(self, layers: int | None = None, width: int | None = None, **others) -> Body:
+        """Cuts the body to its first `layers` blocks; its width is its checkpoint's."""
+        if width not in (None, self.width):
+            raise UserError(f"--width does not apply to a GPT-2 body, which has {self.width}; choose "
+                            "another --body")
+        if layers is not None and not 0 < layers <= self.layers:
+            raise UserError(f"--layers must be from 1 to {self.layers}, the body's, not {layers}")
+        return super().resized(layers=layers, **others)
 
 
-def norm(geometry: Geometry) -> nn.LayerNorm:
-    """A layer norm of the body, its variance computed in two passes."""
-    return nn.LayerNorm(epsilon=geometry.epsilon, use_fast_variance=False)
-
-
-def precision(dtype) -> str:
-    """float32 means float32: GPUs and TPUs multiply it in fewer bits unless told not to."""
-    return "highest" if dtype == jnp.float32 else "default"
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(x, kernel, dtype):
-    """x [..., I] @ kernel [I, O] -> float32 [..., O], with both operands in `dtype`, here and in the gradients."""
-    return jnp.matmul(x.astype(dtype), kernel.astype(dtype), precision=precision(dtype), preferred_element_type=jnp.float32)
-
-
-def _product_forward(x, kernel, dtype):
-    return product(x, kernel, dtype), (x, kernel)
-
-
-def _product_backward(dtype, residuals, gradient):
-    x, kernel = residuals
-    gradient = gradient.astype(dtype)
-    along = lambda left, right, axes: jax.lax.dot_general(
-        left.astype(dtype), right.astype(dtype), (axes, ((), ())), precision(dtype), jnp.float32)
-    leading = tuple(range(x.ndim - 1))
-    by_x = along(gradient, kernel, ((x.ndim - 1,), (1,)))
-    by_kernel = along(x, gradient, (leading, leading))  # dead code, and removed as such, where the kernel is frozen
-    return by_x.astype(x.dtype), by_kernel.astype(kernel.dtype)
-
-
-product.defvjp(_product_forward, _product_backward)
-
-
-@jax.custom_vjp
-def _materialised(x):
-    """x; its cotangent is computed once and stored, never again inside each fusion that reads it (CPU only)."""
-    return x
-
-
-def _materialise(_, gradient):
-    if jax.default_backend() != "cpu":
-        return (gradient,)
-    with set_xla_metadata(inlineable="false"):  # a call that XLA leaves alone: fusions do not reach across it
-        return (jax.jit(lambda g: g + 0)(gradient),)
-
-
-_materialised.defvjp(lambda x: (x, None), _materialise)
-
-
-class Projection(nn.Module):
-    """A dense layer: float32 [..., I] -> [..., features], multiplied in `dtype`; or some of its columns only."""
-
-    features: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, columns=slice(None)):
-        kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return product(x, kernel[:, columns], self.dtype) + bias[columns]
+BODIES = {
+    "gpt2-mini": GPT2(layers=6, width=256, heads=8, vocabulary=8_192),
+    "gpt2": GPT2(layers=12, width=768, heads=12),
+    "gpt2-medium": GPT2(layers=24, width=1024, heads=16),
+    "gpt2-large": GPT2(layers=36, width=1280, heads=20),
+    "gpt2-xl": GPT2(layers=48, width=1600, heads=25),
+}
 
 
 class Seen(NamedTuple):
-    """What a forward pass looked at on request, else None."""
+    """Holds what a forward pass looked at on request, else None."""
 
     hidden: jax.Array | None  # [L + 1, B, T, D]: before each block, and after the last norm
-    maps: jax.Array | None  # [L, B, H, T, T]: attention weights by query and key, before their dropout
-
-
-def pick(x, read):
-    """The tokens of x [B, T, D] that are read: all (None), the last `read` (an int), or those at places `read` [B, Q]."""
-    if read is None:
-        return x
-    if isinstance(read, int):
-        return x[:, -read:]
-    return jnp.take_along_axis(x, read[:, :, None], axis=1)
+    maps: jax.Array | None  # [L, B, H, T, T]: attention weights by query and key, before dropout
 
 
 def visible(read, tokens: int):
-    """Which of T tokens each token that is read may attend to: bool [1 or B, 1, Q, T]."""
+    """Tells which of T tokens each token that is read may attend to: bool [1 or B, 1, Q, T]."""
     places = jnp.arange(tokens)
-    queries = places[None] if read is None else places[None, -read:] if isinstance(read, int) else read
+    if read is None:
+        queries = places[None]
+    else:
+        queries = places[None, -read:] if isinstance(read, int) else read
     return (places <= queries[:, :, None])[:, None]
 
 
 class Heads(NamedTuple):
-    """What the heads of a layer pass on instead of their own results, as an ablation wants it."""
+    """States what the heads of a layer pass on in an ablation, instead of their own results."""
 
-    kept: jax.Array  # bool [H]: the heads whose results stay as they are
-    instead: jax.Array  # float32 [Q, H, D / H], or what broadcasts to it: what the others pass on
+    kept: jax.Array  # bool [H]: the heads whose results stay
+    instead: jax.Array  # float32 [Q, H, D / H], or broadcast to it: what the other heads pass on
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention: x [B, T, D] -> [B, Q, D] for the tokens that are read, and its map [B, H, Q, T]."""
+    """Computes causal multi-head attention over x [B, T, D]."""
 
-    geometry: Geometry
+    geometry: GPT2
     dtype: jnp.dtype
 
     def setup(self):
@@ -152,6 +164,7 @@ class Attention(nn.Module):
         self.c_proj = Projection(self.geometry.width, self.dtype)
 
     def __call__(self, x, read, bits, heads: Heads | None = None):
+        """Returns [B, Q, D] for the tokens that are read, and the attention map [B, H, Q, T]."""
         mixed, weights = self.mix(x, read, bits[0])
         if heads is not None:
             mixed = jnp.where(heads.kept[:, None], mixed, heads.instead)
@@ -159,7 +172,10 @@ class Attention(nn.Module):
         return dropout(out, self.geometry.residual_dropout, bits[1]), weights
 
     def mix(self, x, read, bits):
-        """The values of x as each head mixes them, float32 [B, Q, H, D / H], and the weights that it mixes them by."""
+        """Mixes the values of x by each head's weights.
+
+        Returns the mixtures, float32 [B, Q, H, D / H], and the weights [B, H, Q, T].
+        """
         width, heads = self.geometry.width, self.geometry.heads
         if read is None:
             query, key, value = jnp.split(self.c_attn(x), 3, axis=-1)
@@ -168,7 +184,8 @@ class Attention(nn.Module):
             key, value = jnp.split(self.c_attn(x, slice(width, None)), 2, axis=-1)
         split = lambda t: t.reshape(*t.shape[:2], heads, -1).astype(self.dtype)  # [B, T, H, D / H]
         query, key, value = split(query), split(key), split(value)
-        einsum = functools.partial(jnp.einsum, precision=precision(self.dtype), preferred_element_type=jnp.float32)
+        einsum = functools.partial(jnp.einsum, precision=precision(self.dtype),
+                                   preferred_element_type=jnp.float32)
         scores = einsum("bqhd,bthd->bhqt", query, key)
         scores = scores / math.sqrt(width // heads)
         scores = jnp.where(visible(read, x.shape[1]), scores, jnp.finfo(jnp.float32).min)
@@ -178,61 +195,60 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """x [B, T, D] -> [B, T, D] through the inner width."""
+    """Maps each token of x [B, T, D] through the inner width and back."""
 
-    geometry: Geometry
+    geometry: GPT2
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x, bits):
         geometry = self.geometry
-        inner = ACTIVATIONS[geometry.activation](Projection(geometry.inner, self.dtype, name="c_fc")(x))
+        activation = ACTIVATIONS[geometry.activation]
+        inner = activation(Projection(geometry.inner, self.dtype, name="c_fc")(x))
         out = Projection(geometry.width, self.dtype, name="c_proj")(inner)
         return dropout(out, geometry.residual_dropout, bits[2])
 
 
 class Block(nn.Module):
-    """Attention and feed-forward layer around one residual stream [B, T, D]; from attention on, only what is read."""
+    """Adds attention and a feed-forward layer to the residual stream x [B, T, D]."""
 
-    geometry: Geometry
+    geometry: GPT2
     dtype: jnp.dtype
 
     def setup(self):
-        self.ln_1, self.ln_2 = norm(self.geometry), norm(self.geometry)
+        self.ln_1, self.ln_2 = norm(self.geometry.epsilon), norm(self.geometry.epsilon)
         self.attn = Attention(self.geometry, self.dtype)
         self.mlp = FeedForward(self.geometry, self.dtype)
 
     def __call__(self, x, read=None, bits=NO_DROPOUT, heads: Heads | None = None):
-        x = _materialised(x)
+        """Returns the stream [B, Q, D] of the tokens that are read, and the attention map."""
+        x = materialised(x)
         mixed, weights = self.attn(self.ln_1(x), read, bits, heads)
-        x = _materialised(pick(x, read) + mixed)
+        x = materialised(pick(x, read) + mixed)
         return x + self.mlp(self.ln_2(x), bits), weights
 
     def mix(self, x, read=None):
-        """What the block's heads do with x: see `Attention.mix`."""
+        """Computes what the block's heads make of x: see `Attention.mix`."""
         return self.attn.mix(self.ln_1(x), read, None)
 
 
-class Body(nn.Module):
-    """The stack of blocks.  Parameters have the names of GPT-2's checkpoints, `h_0` for `h.0`.
+class Stack(nn.Module):
+    """Applies the blocks one after another: the module of a GPT-2 body."""
 
-    Modules state the shapes of their parameters; their values come from `births` or a checkpoint.
-    """
-
-    geometry: Geometry
+    geometry: GPT2
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         geometry = self.geometry
-        self.wpe = self.param("wpe", nn.initializers.zeros, (geometry.positions, geometry.width))
+        shape = (geometry.positions, geometry.width)
+        self.wpe = self.param("wpe", nn.initializers.zeros, shape)
         self.h = [Block(geometry, self.dtype) for _ in range(geometry.layers)]
-        self.ln_f = norm(geometry)
+        self.ln_f = norm(geometry.epsilon)
 
-    def __call__(self, embeds, key=None, read=None, hidden: bool = False, maps: bool = False, first=0):
-        """Embedded tokens [B, T, D] -> the last hidden states [B, Q, D] of the tokens that are read, and what was Seen.
+    def __call__(self, embeds, key=None, read=None, first=0, hidden=False, maps=False):
+        """Maps embedded tokens to hidden states: see `Body.module`; the second result is Seen.
 
-        key: draws the dropout; None for none.  read: see `pick`.  first: the position of the first token.
-        hidden, maps: what Seen shall hold; without them the last block computes what is read and nothing else.
+        hidden, maps: what Seen shall hold; without them the last block computes only what is read.
         """
         geometry = self.geometry
         tokens = embeds.shape[1]
@@ -244,7 +260,8 @@ class Body(nn.Module):
         x = self.place(embeds, first, bits[-1])
         states, seen = [], []
         for layer, block in enumerate(self.h):
-            early = read if layer == geometry.layers - 1 and not (hidden or maps) else None
+            last = layer == geometry.layers - 1
+            early = read if last and not (hidden or maps) else None
             states.append(x)
             x, weights = block(x, early, bits[3 * layer : 3 * layer + 3])
             seen.append(weights)
@@ -254,6 +271,6 @@ class Body(nn.Module):
         return out, Seen(jnp.stack(states) if hidden else None, jnp.stack(seen) if maps else None)
 
     def place(self, embeds, first=0, bits=None):
-        """Embedded tokens [B, T, D] with their positions added, as they enter the first block."""
+        """Adds positions to embedded tokens [B, T, D], as they enter the first block."""
         rows = jax.lax.dynamic_slice_in_dim(self.wpe, first, embeds.shape[1])
         return dropout(embeds + rows, self.geometry.embedding_dropout, bits)

@@ -1,4 +1,7 @@
-"""The frozen pretrained transformer: input layer, body, output layer, and its parameters as one flat dictionary."""
+"""The frozen pretrained transformer: input layer, body and output layer as one model.
+
+Its parameters are one flat dictionary, name to array; those of the body begin with `body/`.
+"""
 
 from __future__ import annotations
 
@@ -6,114 +9,131 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
-from fpt import births
-from fpt.bodies import Geometry
-from fpt.gpt2 import Body, Projection, dropout, product
+from fpt.body import Body, Parameter, Table
+from fpt.initialisers import draw, normal, orthogonal, uniform, zeros
+from fpt.layers import Projection, dropout, product
 from fpt.randomness import stream
-from fpt.task import Task
+from fpt.task import Interface
+
+BODY = "body/"  # begins the names of the body's parameters
+GAIN = 1.41  # of the orthogonal input layer, in the released code
+DEVIATION = 0.02  # of a token table
 
 
 class Model(nn.Module):
-    """Tokens of a task -> logits, after Lu et al. 2021, section 2.2, and the released `fpt.py`.
+    """Maps tokens of a task to logits, after Lu et al. 2021, section 2.2, and the released `fpt.py`.
 
-    Continuous tokens pass a linear layer and dropout, symbols are embedded; one linear layer answers from the tokens
-    that are read.  A `tied` task is a language model's: the body's token table embeds its symbols, and answers.
-    What parameters begin with is said in `births`.
+    Continuous tokens pass a linear layer and dropout, symbols are embedded; one linear layer answers
+    from the tokens that are read.  Where the task's head is tied, the body's token table embeds the
+    symbols and answers, as in a language model.
     """
 
-    geometry: Geometry
-    width: int | None
-    vocabulary: int | None
-    pad: int | None
-    queries: int
-    answers_per_query: int
-    classes: int
-    tied: bool = False
+    interface: Interface
+    geometry: Body
     input_dropout: float = 0.1
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        if self.vocabulary is None:
-            self.input = Projection(self.geometry.width, self.dtype)
-        elif self.tied:
-            self.token = nn.Embed(self.vocabulary, self.geometry.width)
+        task, width = self.interface, self.geometry.width
+        if task.tied:
+            self.token = nn.Embed(task.vocabulary, width)
+        elif task.vocabulary is None:
+            self.input = Projection(width, self.dtype)
         else:
-            self.input = nn.Embed(self.vocabulary, self.geometry.width)
-        self.body = Body(self.geometry, self.dtype)
-        if not self.tied:
-            self.output = Projection(self.answers_per_query * self.classes, self.dtype)
+            self.input = nn.Embed(task.vocabulary, width)
+        self.body = self.geometry.module(self.dtype)
+        if not task.tied:
+            self.output = Projection(task.answers_per_query * task.classes, self.dtype)
 
-    def __call__(self, tokens, key=None, hidden: bool = False, maps: bool = False, first=0):
-        """Tokens [B, T, W] or [B, T] -> logits [B, A, C], and what was Seen on the way.
+    def __call__(self, tokens, key=None, first=0, **look):
+        """Maps tokens [B, T, W] or [B, T] to logits [B, A, C]; the second result is the body's.
 
-        key: draws the dropout; None for none.  hidden, maps: what Seen shall hold.  first: the first token's position.
+        key: draws the dropout; None for none.  first: the position of the first token.  look: what
+        the body is asked to show, see `gpt2.Stack`.
         """
         body_key = input_bits = None
         if key is not None:
-            body_key, input_bits = stream(key, "body"), jax.random.bits(stream(key, "input"), (2,))
-        states, seen = self.body(self.embed(tokens, input_bits), body_key, self.read(tokens), hidden, maps, first)
+            body_key = stream(key, "body")
+            input_bits = jax.random.bits(stream(key, "input"), (2,))
+        embeds = self.embed(tokens, input_bits)
+        states, seen = self.body(embeds, body_key, self.read(tokens), first, **look)
         return self.answer(states), seen
 
     def embed(self, tokens, bits=None):
-        """Tokens [B, T, W] or [B, T] -> embedded tokens [B, T, D]."""
-        if self.tied:
+        """Maps tokens [B, T, W] or [B, T] to embedded tokens [B, T, D]."""
+        if self.interface.tied:
             return self.token(tokens)
         embeds = self.input(tokens)
-        return dropout(embeds, self.input_dropout, bits) if self.vocabulary is None else embeds
+        if self.interface.vocabulary is not None:
+            return embeds
+        return dropout(embeds, self.input_dropout, bits)
 
     def read(self, tokens):
-        """Which tokens are read: the last `queries`, or, where pads follow the real tokens, their places [B, Q]."""
-        if self.pad is None:
-            return self.queries
-        lengths = jnp.sum(tokens != self.pad, axis=1)
-        return lengths[:, None] - self.queries + jnp.arange(self.queries)
+        """Chooses the tokens that are read: the last Q, or the last real ones before pads, [B, Q]."""
+        queries, pad = self.interface.queries, self.interface.pad
+        if pad is None:
+            return queries
+        lengths = jnp.sum(tokens != pad, axis=1)
+        return lengths[:, None] - queries + jnp.arange(queries)
 
     def answer(self, states):
-        """Hidden states [B, Q, D] of the tokens that are read, after the last norm -> logits [B, A, C]."""
-        if self.tied:
-            # XLA's CPU would fold the transposition of the gradient into a bfloat16 product that it does not have.
-            logits = product(states, jax.lax.optimization_barrier(self.token.embedding.T), self.dtype)
+        """Maps hidden states [B, Q, D] of the tokens that are read to logits [B, A, C]."""
+        if self.interface.tied:
+            # XLA's CPU would fold the transposition of the gradient into a bfloat16 product that it
+            # does not have.
+            table = jax.lax.optimization_barrier(self.token.embedding.T)
+            logits = product(states, table, self.dtype)
         else:
             logits = self.output(states)
-        return logits.reshape(len(logits), -1, self.classes)
+        return logits.reshape(len(logits), -1, self.interface.classes)
 
     def enter(self, tokens):
-        """Tokens -> the residual stream [B, T, D] as it enters the first block, without dropout."""
+        """Computes the residual stream [B, T, D] as it enters a GPT-2 body's first block."""
         return self.body.place(self.embed(tokens))
 
     def leave(self, x):
-        """The residual stream [B, Q, D] of the tokens that are read, as it leaves the last block -> logits [B, A, C]."""
+        """Maps the stream [B, Q, D] that leaves a GPT-2 body's last block to logits [B, A, C]."""
         return self.answer(self.body.ln_f(x))
 
 
-def build(task: Task, geometry: Geometry, *, input_dropout: float = 0.1, dtype=jnp.float32) -> Model:
-    """The model of a task on a body of that geometry."""
-    return Model(geometry, task.width, task.vocabulary, task.pad, task.queries, task.answers_per_query, task.classes,
-                 task.tied, input_dropout, dtype)
+def table(task: Interface, body: Body, init: str = "original") -> Table:
+    """Describes every parameter of the model of a task on a body, by name.
+
+    Input layer: orthogonal with gain 1.41 and zero bias; N(0, 1) for symbols.  Output layer: as
+    torch draws a linear layer, uniformly within 1 / sqrt(width).
+    """
+    width, outputs = body.width, task.answers_per_query * task.classes
+    found = body_table(body, init)
+    if task.tied:
+        shape = (task.vocabulary, width)
+        return found | {"token/embedding": Parameter(shape, "token", normal(DEVIATION), owner="run")}
+    if task.vocabulary is None:
+        kernel = Parameter((task.width, width), "input", orthogonal(GAIN), owner="run", exact=False)
+        bias = Parameter((width,), "input", zeros, owner="run")
+        found |= {"input/kernel": kernel, "input/bias": bias}
+    else:
+        shape = (task.vocabulary, width)
+        found["input/embedding"] = Parameter(shape, "input", normal(1), owner="run")
+    for name, shape in (("output/kernel", (width, outputs)), ("output/bias", (outputs,))):
+        found[name] = Parameter(shape, "output", uniform(width), owner="run")
+    return found
+
+
+def body_table(body: Body, init: str = "original") -> dict[str, Parameter]:
+    """Describes every parameter of a body by the name that it has in a model."""
+    return {BODY + name: parameter for name, parameter in body.table(init).items()}
+
+
+def draw_body(body: Body, key, init: str = "original") -> dict[str, np.ndarray]:
+    """Draws a fresh body, by the names that its parameters have in a model."""
+    return draw(body_table(body, init), key)
 
 
 def apply(model: Model, parameters: dict, *arguments, **asked):
-    """The model on its parameters by name: see `Model.__call__`; another method of it where `method` names one."""
+    """Calls a model on its parameters by name: see `Model.__call__`.
+
+    `method` names another of its methods.
+    """
     return model.apply({"params": unflatten_dict(parameters, sep="/")}, *arguments, **asked)
-
-
-def shapes_of(model: Model, task: Task) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter by name; nothing is computed."""
-    shape = (1, task.tokens) if task.width is None else (1, task.tokens, task.width)
-    tokens = jax.ShapeDtypeStruct(shape, jnp.int32 if task.width is None else jnp.float32)
-    made = jax.eval_shape(model.init, jax.random.key(0), tokens)
-    return {name: leaf.shape for name, leaf in flatten_dict(made["params"], sep="/").items()}
-
-
-def body_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter of a body by name."""
-    embeds = jax.ShapeDtypeStruct((1, 1, geometry.width), jnp.float32)
-    made = jax.eval_shape(Body(geometry).init, jax.random.key(0), embeds)
-    return {f"body/{name}": leaf.shape for name, leaf in flatten_dict(made["params"], sep="/").items()}
-
-
-def draw_body(geometry: Geometry, key, depth_scaled: bool = False) -> dict[str, np.ndarray]:
-    """A fresh body, by name: see `births.draw`."""
-    return births.draw(body_shapes(geometry), key, geometry.layers, depth_scaled)

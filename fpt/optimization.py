@@ -1,6 +1,6 @@
-"""How a gradient becomes a step: clipping, the optimiser, weight decay, and the rate over the course of a run.
+"""Turns a gradient into a step: clipping, the optimiser, weight decay and the learning rate.
 
-The paper's is Adam at a constant rate after clipping; the rest is for pretraining a body.
+The paper uses Adam at a constant rate after clipping; the rest is for pretraining a body.
 """
 
 from __future__ import annotations
@@ -9,28 +9,36 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from fpt.body import Table
 from fpt.config import Config
+from fpt.roles import factors
 
 
-def transformation(config: Config) -> optax.GradientTransformation:
-    """Gradients by name -> what is multiplied with a run's rate and subtracted.
+def transformation(config: Config, table: Table) -> optax.GradientTransformation:
+    """Makes the transformation from gradients by name to updates, which a run's rate multiplies.
 
-    The gradient of all trainables is clipped by its joint norm.  adam: as torch computes it; AdamW (Loshchilov & Hutter
-    2019) where weights decay.  muon: the matrices of the blocks by Muon (Jordan et al. 2024), each step of the size
-    that Adam's would have (Liu et al. 2025), all else by Adam with Nesterov's momentum, as optax has it.
+    The gradient of all trained parameters is clipped by its joint norm.  adam: as torch computes
+    it; AdamW (Loshchilov & Hutter 2019) where weights decay.  muon: the matrices of the blocks by
+    Muon (Jordan et al. 2024), each step of the size that Adam's would have (Liu et al. 2025), all
+    else by Adam with Nesterov's momentum, as optax has it.
     """
+    matrices = lambda values: {name: table[name].matrix for name in values}
     if config.optimizer == "muon":
-        optimizer = optax.contrib.muon(learning_rate=-1.0, weight_decay=config.weight_decay, consistent_rms=0.2,
-                                       muon_weight_dimension_numbers=_dimension_numbers)
+        numbers = lambda values: {name: optax.contrib.MuonDimensionNumbers() if matrix else None
+                                  for name, matrix in matrices(values).items()}
+        optimizer = optax.contrib.muon(
+            learning_rate=-1.0, weight_decay=config.weight_decay, consistent_rms=0.2,
+            muon_weight_dimension_numbers=numbers)
     elif config.weight_decay:
-        optimizer = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay, _matrices))
+        decay = optax.add_decayed_weights(config.weight_decay, matrices)
+        optimizer = optax.chain(optax.scale_by_adam(), decay)
     else:
         optimizer = optax.scale_by_adam()
     return optax.chain(optax.clip_by_global_norm(config.clip), optimizer)
 
 
-def rate_factor(config: Config, step):
-    """The share of a run's rate that step number `step`, from 0 on, takes."""
+def schedule(config: Config, step):
+    """Computes the share of a run's learning rate that step number `step`, from 0 on, takes."""
     warm = jnp.minimum(1.0, (step + 1) / (config.warmup + 1))
     if config.decay == "constant":
         return warm
@@ -38,10 +46,12 @@ def rate_factor(config: Config, step):
     return warm * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
 
-def _matrices(values: dict) -> dict[str, bool]:
-    """Which parameters are matrices of the blocks: these decay, and these Muon moves."""
-    return {name: name.startswith("body/h_") and name.endswith("/kernel") for name in values}
+def rates(config: Config, table: Table) -> dict[str, float]:
+    """Computes the learning rate of each parameter: `lr`, times the last factor of its role.
 
-
-def _dimension_numbers(values: dict) -> dict:
-    return {name: optax.contrib.MuonDimensionNumbers() if matrix else None for name, matrix in _matrices(values).items()}
+    Raises UserError for a factor that applies to no parameter of the table.
+    """
+    found = dict.fromkeys(table, config.lr)
+    for chosen, factor in factors(config.rates):
+        found |= dict.fromkeys(chosen.among(table), config.lr * factor)
+    return found

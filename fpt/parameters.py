@@ -1,4 +1,6 @@
-"""How the parameters of a run come to be: drawn from its seeds, or loaded, role by role."""
+"""Parameters of runs before their first step: drawn from seeds, loaded from a checkpoint, made anew by
+a birth, or taken over from the run that they begin from.
+"""
 
 from __future__ import annotations
 
@@ -12,134 +14,220 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpt import births, roles
+from fpt import bodies, records, roles
 from fpt import checkpoint as checkpoints
-from fpt.bodies import GEOMETRIES
+from fpt.births import BIRTHS
+from fpt.body import Body
 from fpt.checkpoint import Checkpoint
 from fpt.config import Config
-from fpt.errors import UserError
-from fpt.model import Model, build, shapes_of
+from fpt.errors import UserError, nearest
+from fpt.gpt2 import GPT2
+from fpt.initialisers import draw
+from fpt.model import Model, body_table, table
 from fpt.randomness import stream
+
+NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
-    """The configuration with load set, geometry and checkpoint filled in, and the body that it names.
+    """Fills in a configuration's load set, body and weights, and finds the checkpoint it loads from.
 
-    Raises UserError where there is no such body, and for a task that is longer than the body's positions.
+    Raises UserError where there is no such body, for sets of roles that cannot be loaded, and for a
+    task that is longer than the body's positions.
     """
-    # Roles that need no checkpoint.
-    made = set()
-    if config.birth.startswith("mimetic") and ("attention", None, None) in roles.parse(config.redraw).terms:
-        made = {"attention"}
-    load = config.load or ("attention" if made else None)
-    needless = load is not None and roles.of(load) <= made and (config.geometry or config.body in GEOMETRIES)
-    found = None if needless else checkpoints.locate(config.body)
-    load = load or "body"
-    read = roles.of(load) - made
-    if outside := roles.of(load) - roles.of("body"):
-        raise UserError(f"--load takes roles of the body ({roles.NAMES['body']}), not {', '.join(sorted(outside))}")
-    geometry = found.geometry if found else config.geometry or GEOMETRIES[config.body]
-    rates = {name: value for name in ("embedding_dropout", "attention_dropout", "residual_dropout")
-             if (value := getattr(config, name)) is not None}
-    geometry = dataclasses.replace(geometry, **rates)
-    if config.task.tokens > geometry.positions:
-        raise UserError(f"{config.task.name} has {config.task.tokens} tokens, but {config.body} only "
-                        f"{geometry.positions} positions; make the task shorter or choose another body")
-    used = found if read else None
-    digest = used and used.digest
-    for stated, here, what in ((config.checkpoint, digest, "weights"), (config.geometry, geometry, "config.json")):
+    known, found = config.geometry or bodies.named(config.body), None
+    if known is None:
+        found = checkpoints.locate(config.body)
+    body = _sized(found.geometry if found else known, config)
+    if config.init not in body.inits:
+        raise nearest(config.init, body.inits, f"--init of {config.body}")
+    load = config.load or default_load(config, body)
+    chosen = roles.parse(load)
+    if outside := chosen.roles - roles.parse("body").roles:
+        raise UserError(f"--load takes roles of the body ({roles.NAMES['body']}), not "
+                        f"{', '.join(sorted(outside))}")
+    described, birth, redraw = body_table(body), BIRTHS[config.birth], roles.parse(config.redraw)
+    closed = birth.roles if birth and not birth.reads else ()
+    read = [name for name in chosen.among(described)
+            if described[name].role not in closed or not redraw.holds(described[name])]
+    if read and not isinstance(body, GPT2):
+        raise UserError(f"--load {load}: no weights of {config.body} exist; say --load none")
+    if read and not found:
+        found = checkpoints.locate(config.body)
+        body = _sized(found.geometry, config)
+    tokens = config.task.interface.tokens
+    if body.positions is not None and tokens > body.positions:
+        raise UserError(f"{config.task.name} has {tokens} tokens, but {config.body} only "
+                        f"{body.positions} positions; make the task shorter or choose another body")
+    # A folder is stated absolutely, so that it is found again from anywhere.
+    place = config.body
+    if found and found.folder == Path(place):
+        place = os.path.abspath(place)
+    found = found if read else None
+    digest = found.digest if found else None
+    for stated, here, what in ((config.checkpoint, digest, "weights"),
+                               (config.geometry, body, "config.json")):
         if stated is not None and stated != here:
-            raise UserError(f"the {what} of {config.body!r} are not those that this run was trained with; put them back, or "
-                            "say with --body where they lie now")
-    # A folder is stated so that it is found again from anywhere.
-    body = os.path.abspath(found.folder) if found and found.folder == Path(config.body) else config.body
-    return dataclasses.replace(config, body=body, load=load, geometry=geometry, checkpoint=digest), used
+            raise UserError(f"the {what} of {config.body!r} are not those that this run was trained "
+                            "with; put them back, or say with --body where they lie now")
+    return dataclasses.replace(config, body=place, load=load, geometry=body,
+                               checkpoint=digest), found
+
+
+def default_load(config: Config, body: Body) -> str:
+    """Names the roles that a run loads unless `--load` names others.
+
+    They are those of the body; or, under a birth in closed form, those that it makes; or none, for
+    a kind of body that has no checkpoints.
+    """
+    birth = BIRTHS[config.birth]
+    if birth and not birth.reads:
+        terms = roles.parse(config.redraw).terms
+        made = [role if first is None else f"{role}@{first}-{last}"
+                for role, first, last in terms if role in birth.roles]
+        return "+".join(made) or "none"
+    return "body" if isinstance(body, GPT2) else "none"
+
+
+def _sized(body: Body, config: Config) -> Body:
+    """Applies the sizes and dropout rates that a configuration states to the body that it names."""
+    return body.resized(
+        layers=config.layers, width=config.width, embedding_dropout=config.embedding_dropout,
+        attention_dropout=config.attention_dropout, residual_dropout=config.residual_dropout)
 
 
 def model_of(config: Config) -> Model:
-    """The model that a resolved configuration describes."""
-    return build(config.task, config.geometry, input_dropout=config.dropout, dtype=jnp.dtype(config.dtype))
+    """Builds the model that a resolved configuration describes."""
+    return Model(config.task.interface, config.geometry, config.dropout, jnp.dtype(config.dtype))
+
+
+def run_key(seed: int, name: str | None):
+    """Makes the key of a run from its seed and the name of its stream, if it has one of its own."""
+    key = jax.random.key(seed)
+    return stream(key, name) if name else key
 
 
 class Source:
-    """Where the parameters come from of runs that share a configuration but for rate and seed.
+    """Makes the parameters of runs that share a configuration but for rate, seeds and start.
 
-    A value depends on its name and the run's seeds alone, so that each is made where it is needed, in the dtype that it
-    is held in, and never kept twice: a body fills most of the memory that a run takes.
-    own_bodies: whether what is not loaded of a body differs from run to run.
-
-    `inexact` names the frozen parameters that come of a QR or a singular value decomposition, whose last bits differ from
-    one kind of CPU to another.  They are kept with a run, and taken from there when it is taken up or loaded.
+    A value depends on its name and the run's seeds alone, so each is made where it is needed, in the
+    dtype that it is held in, and never kept twice: a body fills most of the memory of a run.
     """
 
-    def __init__(self, config: Config, model: Model, found: Checkpoint | None, own_bodies: bool):
-        self.config, self.dtype, self.layers, self.own_bodies = config, model.dtype, model.geometry.layers, own_bodies
-        self.shapes = shapes_of(model, config.task)
-        trainable, frozen = roles.split(self.shapes, roles.parse(config.train))
-        self.trainable, self.frozen = list(trainable), list(frozen)
-        body = {name: shape for name, shape in self.shapes.items() if name.startswith("body/")}
-        load, _ = roles.split(body, roles.parse(config.load))
-        redrawn = {name for name in load if name in roles.parse(config.redraw)} if config.birth != "weights" else set()
-        if config.birth.startswith("mimetic"):
-            redrawn = {name for name in redrawn if roles.role_of(name) == "attention"}
-            sign = -1 if config.birth == "mimetic-language" else 1
-            self.instead = births.mimetic(sorted(redrawn), model.geometry.width, model.geometry.heads, sign)
-        else:
-            group = _layer_and_kind if config.birth == "statistics-by-layer" else str
-            self.instead = births.from_statistics(checkpoints.read(found, redrawn.__contains__, body), group) if redrawn else {}
-        if config.birth != "weights" and not redrawn:
-            raise UserError(f"--birth {config.birth} makes nothing anew with --load {config.load} and --redraw {config.redraw}")
-        self.inexact = [name for name in self.frozen if name == "input/kernel"
-                        or (name in self.instead and config.birth.startswith("mimetic"))]
-        kept = load.keys() - redrawn
-        self.loaded = checkpoints.read(found, kept.__contains__, body, self._dtype) if found and kept else {}
+    def __init__(self, config: Config, found: Checkpoint | None, runs: Sequence[Config] = ()):
+        """`runs` are all that share the configuration: they tell which parameters differ by run."""
+        self.config, self.dtype = config, jnp.dtype(config.dtype)
+        self.table = dict(table(config.task.interface, config.geometry, config.init))
+        self.trainable = roles.parse(config.train).among(self.table)
+        self.frozen = [name for name in self.table if name not in self.trainable]
+        self.runs = runs or [config]
+        self.own_bodies = len({_body_seed(run) for run in self.runs}) > 1
+        self._starts: dict[str, dict[str, np.ndarray]] = {}
+
+        body = {name: one for name, one in self.table.items() if one.owner == "body"}
+        loaded = set(roles.parse(config.load).among(body))
+        shapes = {name: one.shape for name, one in body_table(found.geometry).items()} if found else {}
+        birth, redraw, redrawn = BIRTHS[config.birth], roles.parse(config.redraw), set()
+        if birth:
+            redrawn = {name for name in loaded if redraw.holds(body[name])
+                       and (birth.roles is None or body[name].role in birth.roles)}
+            if not redrawn:
+                raise UserError(f"--birth {config.birth} makes nothing anew with --load "
+                                f"{config.load} and --redraw {config.redraw}")
+            values = checkpoints.read(found, redrawn.__contains__, shapes) if birth.reads else {}
+            part = {name: body[name] for name in sorted(redrawn)}
+            for name, initialiser in birth.initialisers(part, values, config.geometry).items():
+                self.table[name] = dataclasses.replace(
+                    self.table[name], initialiser=initialiser, exact=birth.exact)
+        kept = loaded - redrawn
+        self.loaded = (checkpoints.read(found, kept.__contains__, shapes, self._dtype)
+                       if found and kept else {})
 
     def _dtype(self, name: str):
-        """A frozen matrix of the body is held in the dtype of the products, all else in float32."""
-        matrix = name in self.frozen and name.startswith("body/h_") and name.endswith("/kernel")
-        return self.dtype if matrix else np.float32
+        """Chooses the dtype of a parameter: that of the products for a block's frozen matrix."""
+        frozen_matrix = self.table[name].matrix and name in self.frozen
+        return self.dtype if frozen_matrix else np.float32
 
-    def values(self, config: Config, names: list[str],
-               kept: Mapping[str, np.ndarray] = MappingProxyType({})) -> dict[str, jax.Array]:
-        """The parameters of these names for one run; kept: those of `inexact` that lie with it, if any do."""
-        fresh = {name: self.shapes[name] for name in self.shapes if name not in self.loaded and name not in kept}
-        ends = {name: shape for name, shape in fresh.items() if not name.startswith("body/")}
-        body = {name: shape for name, shape in fresh.items() if name not in ends and name in names}
-        body_key = stream(jax.random.key(config.seed if config.body_seed is None else config.body_seed), "body")
+    def values(self, config: Config, names: Sequence[str],
+               stored: Mapping[str, np.ndarray] = NOTHING) -> dict[str, jax.Array]:
+        """Makes the parameters of these names for one run.
+
+        stored: the frozen ones that lie in the run's folder, if any do (see `to_store`).
+        """
+        given = dict(stored)
+        if config.begins and names and (not stored or not {*names} <= {*self.frozen}):
+            given = self._start(config) | given
+        given = {name: value.astype(self._dtype(name), copy=False) for name, value in given.items()}
+        given = self.loaded | given
+        fresh = {name: self.table[name] for name in names if name not in given}
+        own = {name: one for name, one in fresh.items() if one.owner == "run"}
+        body = {name: one for name, one in fresh.items() if one.owner == "body"}
         dtypes = {name: self._dtype(name) for name in fresh}
-        drawn = births.draw(ends, stream(jax.random.key(config.seed), "layers"), self.layers)
-        drawn |= births.draw(body, body_key, self.layers, config.init == "depth-scaled", dtypes, self.instead)
-        drawn |= kept
-        return {name: self.loaded[name] if name in self.loaded else jax.device_put(drawn[name]) for name in names}
+        drawn = draw(own, stream(run_key(config.seed, config.stream), "layers"), dtypes)
+        drawn |= draw(body, stream(jax.random.key(_body_seed(config)), "body"), dtypes)
+        return {name: jax.device_put(given[name] if name in given else drawn[name])
+                for name in names}
+
+    def _start(self, config: Config) -> dict[str, np.ndarray]:
+        """Reads what the run that this one begins from ended with, as far as no checkpoint has it."""
+        if config.begins not in self._starts:
+            folder = Path(config.start)
+            values, begins = records.ended(folder)
+            if begins != config.begins:
+                raise UserError(f"{folder} no longer holds what this run begins with; put it back, or "
+                                "choose another --out")
+            stated = records.read_json(folder / records.CONFIG)
+            own = {name: one for name, one in self.table.items()
+                   if one.owner == "run" and name not in values}
+            key = stream(run_key(stated["seed"], stated.get("stream")), "layers")
+            self._starts[config.begins] = draw(own, key) | values
+        return self._starts[config.begins]
+
+    def to_store(self, config: Config) -> list[str]:
+        """Names the frozen parameters that must lie in a run's folder, since they cannot be drawn or
+        loaded again anywhere: those that an earlier run trained, and those of QR and SVD.
+        """
+        given = self._start(config) if config.begins else ()
+        return [name for name in self.frozen if name in given or not self.table[name].exact]
 
     def axes(self, runs: int) -> dict[str, int | None]:
-        """Which axis of each frozen parameter is the runs' in a stack of so many: None where they share it."""
-        shared = lambda name: name in self.loaded or (name.startswith("body/") and not self.own_bodies)
-        return {name: None if runs == 1 or shared(name) else 0 for name in self.frozen}
+        """Tells which axis of each frozen parameter is the runs'; None where a stack shares it."""
+        own = {name for name, one in self.table.items()
+               if name not in self.loaded and (one.owner == "run" or self.own_bodies)}
+        starts = {run.begins: run for run in self.runs if run.begins}
+        if len(starts) == 1:
+            own = set()  # all begin with the same parameters
+        for run in starts.values() if len(starts) > 1 else ():
+            own.update(self._start(run))
+        return {name: 0 if runs > 1 and name in own else None for name in self.frozen}
 
     def describe(self, runs: int) -> tuple[dict, dict]:
-        """What `stack` would give for so many runs, as shapes and dtypes: nothing is drawn."""
-        array = lambda name, lead: jax.ShapeDtypeStruct((*lead, *self.shapes[name]), self._dtype(name))
+        """Describes what `stack` gives for so many runs, as shapes and dtypes; nothing is drawn."""
         axes = self.axes(runs)
-        return ({name: array(name, (runs,)) for name in self.trainable},
-                {name: array(name, () if axes[name] is None else (runs,)) for name in self.frozen})
 
-    def stack(self, configs: list[Config], kept: Sequence[Mapping[str, np.ndarray]] = ()) -> tuple[dict, dict]:
-        """Trainable parameters [R, ...], and frozen ones with the runs' axis that `axes` says.
+        def array(name: str, own: bool) -> jax.ShapeDtypeStruct:
+            shape = self.table[name].shape
+            return jax.ShapeDtypeStruct((runs, *shape) if own else shape, self._dtype(name))
 
-        kept: for each run, those of the `inexact` parameters that lie with it.
+        return ({name: array(name, True) for name in self.trainable},
+                {name: array(name, axes[name] is not None) for name in self.frozen})
+
+    def stack(self, configs: Sequence[Config], stored: Sequence[Mapping[str, np.ndarray]] = ()
+              ) -> tuple[dict, dict]:
+        """Makes the trainable parameters [R, ...], and the frozen ones with the axes of `axes`.
+
+        stored: for each run, the frozen parameters that lie in its folder.
         """
-        kept = kept or [{}] * len(configs)
+        stored = stored or [NOTHING] * len(configs)
         axes = self.axes(len(configs))
         shared = [name for name in self.frozen if axes[name] is None]
-        own = [name for name in [*self.trainable, *self.frozen] if name not in shared]
-        runs = [self.values(config, own, there) for config, there in zip(configs, kept)]
+        own = [name for name in self.table if name not in shared]
+        runs = [self.values(config, own, there) for config, there in zip(configs, stored)]
         stacked = {name: jnp.stack([run.pop(name) for run in runs]) for name in own}
-        frozen = self.values(configs[0], shared, kept[0]) | {name: stacked[name] for name in self.frozen if axes[name] == 0}
+        frozen = self.values(configs[0], shared, stored[0])
+        frozen |= {name: stacked[name] for name in self.frozen if axes[name] == 0}
         return {name: stacked[name] for name in self.trainable}, frozen
 
 
-def _layer_and_kind(name: str) -> str:
-    """`body/h_3/attn/c_proj/bias` -> `body/h_3/bias`: with which others its statistics are taken."""
-    layer = roles.layer_of(name)
-    return name if layer is None else f"body/h_{layer}/{name.rpartition('/')[2]}"
+def _body_seed(config: Config) -> int:
+    return config.seed if config.body_seed is None else config.body_seed

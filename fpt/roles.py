@@ -1,7 +1,8 @@
-"""What each parameter is for, and sets of roles: what a run loads and what it trains.
+"""Roles of parameters, and sets of roles: what a run loads and what it trains.
 
-Every parameter has exactly one role.  A set is written `input+output+position+norm`, a role may carry a range of
-layers (`attention@0-5`, `norm@3`), and some sets have names.
+Every parameter has exactly one role, stated in its body's table.  A set of roles is written
+`input+output+position+norm`, a role may carry a range of layers (`attention@0-5`, `norm@3`), and
+some sets have names.
 """
 
 from __future__ import annotations
@@ -10,66 +11,68 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fpt.body import Parameter, Table
 from fpt.errors import UserError, nearest
 
-# Pattern of a parameter's name -> its role. The map is total, and no two patterns meet: both are checked.
-RULES = {
-    r"input/(kernel|bias|embedding)": "input",
-    r"output/(kernel|bias)": "output",
-    r"body/wpe": "position",
-    r"body/(h_\d+/ln_[12]|ln_f)/(scale|bias)": "norm",
-    r"body/h_\d+/attn/(c_attn|c_proj)/(kernel|bias)": "attention",
-    r"body/h_\d+/mlp/(c_fc|c_proj)/(kernel|bias)": "feedforward",
-    r"token/embedding": "token",
-}
-ROLES = tuple(dict.fromkeys(RULES.values()))
+ROLES = ("input", "output", "position", "norm", "attention", "feedforward", "recurrent", "token")
 NAMES = {
     "none": "",
     "output": "output",
     "fpt": "input+output+position+norm",
-    "body": "position+norm+attention+feedforward",
-    "all": "input+output+position+norm+attention+feedforward",
+    "body": "position+norm+attention+feedforward+recurrent",
+    "all": "input+output+position+norm+attention+feedforward+recurrent",
 }
-
-
-def role_of(name: str) -> str:
-    """The role of the parameter of that name.  Raises ValueError where there is none, or several: a fault of ours."""
-    found = {role for pattern, role in RULES.items() if re.fullmatch(pattern, name)}
-    if len(found) != 1:
-        raise ValueError(f"parameter {name!r} must have one role, not {sorted(found)}")
-    return found.pop()
-
-
-def layer_of(name: str) -> int | None:
-    """The layer of the parameter of that name; None outside the blocks, `ln_f` included."""
-    found = re.match(r"body/h_(\d+)/", name)
-    return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)
 class RoleSet:
-    """A parsed set.  `terms` holds (role, first layer, last layer), the layers None where no range is given."""
+    """Holds a set of roles as terms (role, first layer, last layer), whose layers may be None."""
 
     text: str
     terms: tuple[tuple[str, int | None, int | None], ...]
 
-    def __contains__(self, name: str) -> bool:
-        """Whether the parameter of that name is in the set.  A range of layers holds nothing outside the blocks."""
-        role, layer = role_of(name), layer_of(name)
+    def holds(self, parameter: Parameter) -> bool:
+        """Tells whether a parameter is in the set.  A range holds nothing outside the blocks."""
+        layer = parameter.layer
         return any(
-            role == wanted and (first is None or (layer is not None and first <= layer <= last))
-            for wanted, first, last in self.terms
-        )
+            parameter.role == role
+            and (first is None or (layer is not None and first <= layer <= last))
+            for role, first, last in self.terms)
+
+    @property
+    def roles(self) -> set[str]:
+        """Names the roles of the set, in whatever layers."""
+        return {role for role, *_ in self.terms}
+
+    def among(self, table: Table) -> list[str]:
+        """Chooses the parameters of a table that are in the set, by name.
+
+        Raises UserError for a part of the set that holds none, a range of layers beyond the body's
+        for example.  A set that has a name may name roles that the body lacks.
+        """
+        layers = [parameter.layer for parameter in table.values() if parameter.layer is not None]
+        asked = {part.partition("@")[0] for part in self.text.split("+")} - NAMES.keys()
+        for term in self.terms:
+            role, first, last = term
+            if first is not None and last not in layers:
+                raise UserError(f"{role}@{first}-{last} goes beyond the body's layers, 0 to "
+                                f"{max(layers, default=-1)}")
+            alone = RoleSet(self.text, (term,))
+            if role in asked and not any(map(alone.holds, table.values())):
+                raise UserError(f"no parameter here has the role {role}"
+                                + (" in a layer" if first is not None else ""))
+        return [name for name, parameter in table.items() if self.holds(parameter)]
 
 
 def parse(text: str) -> RoleSet:
-    """`fpt+attention@0-5` -> its RoleSet.  Raises UserError naming the part that is not understood."""
+    """Reads a set such as `fpt+attention@0-5`.  Raises UserError naming a part it cannot read."""
     terms = []
     for part in filter(None, text.split("+")) if text else ():
         for term in filter(None, NAMES.get(part, part).split("+")):
             role, _, layers = term.partition("@")
             if role in NAMES and "@" in term:
-                raise UserError(f"{term!r}: a range of layers goes with a role, {', '.join(ROLES)}, not with a set of them")
+                raise UserError(f"{term!r}: a range of layers goes with a role, {', '.join(ROLES)}, "
+                                "not with a set of them")
             if role not in ROLES:
                 raise nearest(role, [*NAMES, *ROLES], "role")
             found = re.fullmatch(r"(\d+)(?:-(\d+))?", layers) if layers else None
@@ -82,27 +85,20 @@ def parse(text: str) -> RoleSet:
     return RoleSet(text, tuple(dict.fromkeys(terms)))
 
 
-def of(text: str) -> set[str]:
-    """The roles that a set names, in whatever layers."""
-    return {role for role, *_ in parse(text).terms}
+def factors(texts: Iterable[str]) -> list[tuple[RoleSet, float]]:
+    """Reads factors of the learning rate such as `norm=1` or `attention@0-2=0.01`, in order.
 
-
-def split(parameters: dict, chosen: RoleSet) -> tuple[dict, dict]:
-    """Parameters by name -> those in the set, and the others.
-
-    Raises UserError for a part of the set that is empty: a range of layers that the body does not have, say.
+    Raises UserError for a text that is none.
     """
-    layers = 1 + max((layer for layer in map(layer_of, parameters) if layer is not None), default=-1)
-    for term in chosen.terms:
-        role, first, last = term
-        if first is not None and last >= layers:
-            raise UserError(f"{role}@{first}-{last} goes beyond the body's layers, 0 to {layers - 1}")
-        if not any(name in RoleSet(chosen.text, (term,)) for name in parameters):
-            raise UserError(f"no parameter here has the role {role}" + (" in a layer" if first is not None else ""))
-    inside = {name: value for name, value in parameters.items() if name in chosen}
-    return inside, {name: value for name, value in parameters.items() if name not in chosen}
-
-
-def table(names: Iterable[str]) -> list[tuple[str, str]]:
-    """(parameter, role) in order of name: the map that a person can read, and its golden file."""
-    return [(name, role_of(name)) for name in sorted(names)]
+    found = []
+    for text in texts:
+        name, equals, number = text.partition("=")
+        try:
+            factor = float(number)
+        except ValueError:
+            factor = 0.0
+        if not equals or not 0 < factor < float("inf"):
+            raise UserError(f"--rates takes a role and a positive factor, norm=0.1 for example, "
+                            f"not {text!r}")
+        found.append((parse(name), factor))
+    return found

@@ -1,13 +1,14 @@
-"""One stack of runs on its way: train, evaluate, keep the best, write; and take up what was left."""
+"""One stack of runs: trained together, evaluated, kept at their best, saved, and taken up again."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,266 +16,286 @@ import numpy as np
 
 from fpt import machine, records
 from fpt.arrays import digest
-from fpt.config import Config
 from fpt.errors import UserError
 from fpt.evaluation import evaluate
+from fpt.experiment import Experiment, unstacked
+from fpt.interrupt import Interrupted, Stop, stop_signals
 from fpt.progress import Steps
-from fpt.trainer import NEVER, Condition, keep_best, restart
+from fpt.trainer import NEVER, keep_best, restart
 
-if TYPE_CHECKING:
-    from fpt.run import Stacks
-
-SECONDS_PER_DISPATCH = 2  # on a slow device; a Ctrl-C waits for at most about this long, or for a chunk of an evaluation
-MOST_PER_DISPATCH = 500  # steps
-SECONDS_PER_STATE = 2  # at least, between states written to the disk
-STATE_SHARE = 0.05  # of the time, at most, that writing them takes
+Log = Callable[[Path, list[dict[str, Any]]], None]  # takes a run's folder and its history
 
 
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped from outside, and its state is on the disk."""
+@dataclass(frozen=True)
+class Pace:
+    """Decides how many steps a dispatch takes and when states are saved, by a clock in seconds."""
+
+    clock: Callable[[], float] = time.monotonic
+    dispatch_seconds: float = 2  # a Ctrl-C waits for about as long, or for a chunk of an evaluation
+    most_steps: int = 500  # of a dispatch
+    save_seconds: float = 2  # at least, between states
+    save_share: float = 0.05  # of the time, at most, for writing states
 
 
-class _Stop(Exception):
-    """A signal has asked for the end; what is on the device is a state to go on from."""
+def train(stack: Stack, progress: Steps, keep: tuple[int, ...], log: Log) -> None:
+    """Trains a stack to its end and writes its results.
 
+    keep: the steps whose parameters are kept.  log: called after each evaluation.  Raises Interrupted
+    once the state is saved, where a signal asks to stop.
+    """
+    with stop_signals() as asked:
+        def check() -> None:
+            stack.look_at_clock()
+            if asked:
+                raise Stop
 
-def condition_of(configs: list[Config]) -> Condition:
-    """What the runs of a stack are given."""
-    return Condition(jnp.stack([jax.random.key(config.seed) for config in configs]),
-                     jnp.array([config.lr for config in configs], jnp.float32))
+        try:
+            while stack.results is None:
+                check()
+                if stack.step in keep:
+                    stack.keep()
+                if stack.evaluation_due:
+                    stack.evaluate(check, progress.say)
+                    stack.log(log)
+                if stack.ended:
+                    stack.conclude(check)
+                    stack.save()
+                else:
+                    check()
+                    stack.save_if_due()
+                    stack.advance(keep)
+                    progress.update(stack.step, *stack.progress())
+        except Stop:
+            stack.save()
+            raise Interrupted(signal.Signals(asked[0]).name) from None
+        stack.write_results()
+        stack.summarise(progress.say)
+        if asked:
+            raise Interrupted(signal.Signals(asked[0]).name)
 
 
 class Stack:
-    """One stack: its state on the device, its history on the host."""
+    """Holds a stack: its state on the device, its history on the host."""
 
-    def __init__(self, common: Stacks, folders: list[records.Folder], step: int | None):
-        """step: that of the states which the runs go on from; None where they begin."""
-        self.common, self.folders = common, folders
-        self.trainer = common.trainer(len(folders))
-        self.advance, _ = common.compile(len(folders))
-        configs = [folder.config for folder in folders]
-        kept = [{} if step is None else records.frozen(folder.path) for folder in folders]
-        trainable, self.frozen = common.source.stack(configs, kept)
-        if step is None and (inexact := common.source.inexact):
+    def __init__(self, experiment: Experiment, folders: list[records.Folder], step: int | None,
+                 begun: float, pace: Pace):
+        """Begins runs, or takes up their states after `step` steps where it is not None.
+
+        begun: the clock's time from which the runs' seconds count.
+        """
+        self.experiment, self.folders, self.pace = experiment, folders, pace
+        self.config, self.task = experiment.config, experiment.task
+        self.trainer, self._advance, _ = experiment.compiled(len(folders))
+        source, configs = experiment.source, [folder.config for folder in folders]
+        stored = [{} if step is None else records.frozen(folder.path) for folder in folders]
+        trainable, self.frozen = source.stack(configs, stored)
+        if step is None:
             for number, folder in enumerate(folders):
-                made = self._frozen(number)
-                folder.write_frozen({name: np.asarray(made[name]) for name in inexact})
-        self.condition = condition_of(configs)
+                if names := source.to_store(folder.config):
+                    frozen = self._frozen(number)
+                    folder.write_frozen({name: np.asarray(frozen[name]) for name in names})
+        self.condition = self.trainer.condition(configs)
         self.best = jax.tree.map(jnp.copy, trainable)
         self.state = self.trainer.begin(trainable)
         self.step, self.seconds, self.training = 0, 0.0, 0.0
         self.history: list[list[dict]] = [[] for _ in folders]
         self.results: list[dict] | None = None
-        self.due, self.per_dispatch = time.monotonic() + SECONDS_PER_STATE, 1
         if step is not None:
             self._restore(step)
-        self.resumed = self.step, self.training  # what a person sees is the pace of today
+        self._begun = begun - self.seconds
+        self._save_due, self._per_dispatch = pace.clock() + pace.save_seconds, 1
+        self._resumed = self.step, self.training  # progress tells the pace of this process alone
 
-    def run(self, progress: Steps) -> None:
-        """Trains to the end and writes the records.  Raises Interrupted once the state is saved, if asked to stop."""
-        started = self.common.begun - self.seconds
-        config = self.common.config
-        with _stop_signals() as asked:
-            def between() -> None:
-                self.seconds = time.monotonic() - started
-                if asked:
-                    raise _Stop
-
-            try:
-                while self.results is None:
-                    between()
-                    if self.step in self.common.keep:
-                        self._keep()
-                    if self.step % config.eval_every == 0 or self.step == config.steps:
-                        if not self._evaluated():
-                            self._evaluate(progress, between)
-                        if self.step == config.steps or all(self._ended(history) for history in self.history):
-                            self.results = self._results(between)
-                            self._save()
-                            break
-                        between()
-                    self._advance(progress)
-            except _Stop:
-                self._save()
-                raise Interrupted(signal.Signals(asked[0]).name) from None
-            for folder, history, result, best in zip(self.folders, self.history, self.results, self._unstacked(self.best)):
-                identity = {"body": config.body, "checkpoint": config.checkpoint or "none", "run": folder.config.digest}
-                folder.write_result(history, result, best, identity | {"frozen": result["frozen"]})
-            _summarise(progress, self.folders, self.results)
-            if asked:
-                raise Interrupted(signal.Signals(asked[0]).name)
-
-    def _advance(self, progress: Steps) -> None:
-        """One dispatch: as many steps as take about SECONDS_PER_DISPATCH, at most to the next halt; a state if due."""
-        config = self.common.config
-        begun = time.monotonic()
-        if begun > self.due:
-            self._save()
-            saved = time.monotonic()
-            self.due = saved + max(SECONDS_PER_STATE, (saved - begun) / STATE_SHARE)
-            begun = saved
-        halts = (config.eval_every * (self.step // config.eval_every + 1), config.steps, *self.common.keep)
-        count = min(self.per_dispatch, *(halt - self.step for halt in halts if halt > self.step))
-        self.state = self.advance(
-            self.frozen, self.common.train_split, self.condition, self.state, np.int32(self.step), np.int32(count))
-        losses, diverged = np.asarray(self.state.loss), np.asarray(self.state.diverged)
-        taken = time.monotonic() - begun
-        self.step += count
-        self.training += taken
-        self.per_dispatch = max(1, min(MOST_PER_DISPATCH, int(SECONDS_PER_DISPATCH * count / taken)))
-        alive = losses[diverged == NEVER] / (self.step - self.evaluated)
-        latest = max((history[-1] for history in self.history), key=lambda line: self._rank(line["validation"]))
-        step, training = self.resumed
-        pace = (self.training - training) / (self.step - step)
-        progress.update(self.step, pace, alive.mean() if len(alive) else math.nan,
-                        self.common.task.headline(latest["validation"], latest.get("probes", {})))
+    def look_at_clock(self) -> None:
+        """Updates the seconds that the runs have taken."""
+        self.seconds = self.pace.clock() - self._begun
 
     @property
-    def evaluated(self) -> int:
-        """The step of the last evaluation."""
-        return max(history[-1]["step"] for history in self.history)
+    def evaluation_due(self) -> bool:
+        """Tells whether the runs are to be evaluated at this step and have not been yet."""
+        if self.step % self.config.eval_every and self.step != self.config.steps:
+            return False
+        return not all(history and (history[-1]["step"] == self.step or _diverged(history))
+                       for history in self.history)
 
-    def _evaluated(self) -> bool:
-        return all(history and (history[-1]["step"] == self.step or self._ended(history)) for history in self.history)
+    @property
+    def ended(self) -> bool:
+        """Tells whether all steps are taken and evaluated, or all runs have diverged."""
+        return self.step == self.config.steps or all(map(_diverged, self.history))
 
-    @staticmethod
-    def _ended(history: list[dict]) -> bool:
-        """Whether a run has diverged: its history then ends with the next evaluation, as it would if it were alone."""
-        return "diverged_at" in history[-1]
+    def advance(self, halts: tuple[int, ...]) -> None:
+        """Takes the steps of one dispatch: up to the next evaluation or one of `halts` at most."""
+        config, pace = self.config, self.pace
+        begun = pace.clock()
+        halts = (config.eval_every * (self.step // config.eval_every + 1), config.steps, *halts)
+        count = min(self._per_dispatch, *(halt - self.step for halt in halts if halt > self.step))
+        self.state = self._advance(self.frozen, self.experiment.train, self.condition, self.state,
+                                   np.int32(self.step), np.int32(count))
+        self.state.loss.block_until_ready()
+        taken = pace.clock() - begun
+        self.step += count
+        self.training += taken
+        fitting = int(pace.dispatch_seconds * count / taken) if taken else pace.most_steps
+        self._per_dispatch = max(1, min(pace.most_steps, fitting))
 
-    def _evaluate(self, progress: Steps, between: Callable[[], None]) -> None:
-        """Adds a line to each run's history, and keeps the weights of those that are better than ever before."""
-        found = evaluate(self.trainer, self.frozen, self.state.trainable, self.common.validation, between)
-        probed = self._probed(self.state.trainable, between)
+    def progress(self) -> tuple[float, float, str]:
+        """Computes seconds a step, the mean training loss since the evaluation, and a headline."""
+        losses, diverged = np.asarray(self.state.loss), np.asarray(self.state.diverged)
+        evaluated = max(history[-1]["step"] for history in self.history)
+        alive = losses[diverged == NEVER] / (self.step - evaluated)
+        best = max((history[-1] for history in self.history),
+                   key=lambda line: self.task.rank(line["validation"]))
+        step, training = self._resumed
+        headline = self.task.headline(best["validation"], best.get("probes", {}))
+        pace = (self.training - training) / (self.step - step)
+        return pace, alive.mean() if len(alive) else math.nan, headline
+
+    def evaluate(self, check: Callable[[], None], say: Callable[[str], None]) -> None:
+        """Adds a line to each run's history, and keeps the parameters of runs at their best so far.
+
+        check: called between chunks; what it raises ends the evaluation.  say: prints a line.
+        """
+        trainable = self.state.trainable
+        found = evaluate(self.trainer, self.frozen, trainable, self.experiment.validation, check)
+        probed = self._probed(trainable, check)
         diverged = np.asarray(self.state.diverged)
         improved = np.zeros(len(self.folders), bool)
         for number, history in enumerate(self.history):
-            if history and self._ended(history):
+            if history and _diverged(history):
                 continue
-            ranks = [self._rank(line["validation"]) for line in history]
-            improved[number] = not ranks or self._rank(found[number]) > max(ranks)
+            ranks = [self.task.rank(line["validation"]) for line in history]
+            improved[number] = not ranks or self.task.rank(found[number]) > max(ranks)
             last = history[-1]["step"] if history else 0
-            steps = (self.step if diverged[number] == NEVER else int(diverged[number])) - last
-            trained = {"loss": records.finite(self.state.loss[number] / steps),
-                       "accuracy": records.finite(self.state.accuracy[number] / steps)} if steps else None
-            line = {"step": self.step, "train": trained, "validation": found[number], "seconds": round(self.seconds, 3)}
+            running = diverged[number] == NEVER
+            steps = (self.step if running else int(diverged[number])) - last
+            sums = {"loss": self.state.loss, "accuracy": self.state.accuracy}
+            trained = {name: records.finite(sum[number] / steps)
+                       for name, sum in sums.items()} if steps else None
+            line = {"step": self.step, "train": trained, "validation": found[number],
+                    "seconds": round(self.seconds, 3)}
             history.append(line | ({"probes": probed[number]} if probed[number] else {}))
-            if diverged[number] != NEVER:
+            if not running:
                 history[-1]["diverged_at"] = int(diverged[number])
                 others = "; the others go on" if len(self.folders) > 1 else ""
-                progress.say(f"{self.folders[number].path.name} diverged at step {diverged[number]}{others}")
-        self.best = keep_best(jnp.array(improved), self.state.trainable, self.best)
+                say(f"{self.folders[number].path.name} diverged at step {diverged[number]}{others}")
+        self.best = keep_best(jnp.array(improved), trainable, self.best)
         self.state = restart(self.state)
+
+    def log(self, log: Log) -> None:
+        """Writes the history of every run, and passes it to `log`."""
         for folder, history in zip(self.folders, self.history):
             folder.write_metrics(history)
-            self.common.log(folder.path, history)
+            log(folder.path, history)
 
-    def _rank(self, score: dict) -> tuple[bool, float]:
-        """What makes one evaluation better than another, as long as the loss is a number: accuracy; a language model's loss."""
-        if score["loss"] is None:
-            return False, 0.0
-        return True, -score["loss"] if self.common.task.tied else score["accuracy"]
+    def _probed(self, trainable: dict, check: Callable[[], None]) -> list[dict[str, dict]]:
+        """Scores each run on each of the task's probes, by name."""
+        scores = {name: evaluate(self.trainer, self.frozen, trainable, split, check)
+                  for name, split in self.experiment.probes.items()}
+        return [{name: score[number] for name, score in scores.items()}
+                for number in range(len(self.folders))]
 
-    def _probed(self, trainable: dict, between: Callable[[], None]) -> list[dict[str, dict]]:
-        """Each run's score on each of the task's probes, by name."""
-        scores = {name: evaluate(self.trainer, self.frozen, trainable, split, between)
-                  for name, split in self.common.probes.items()}
-        return [{name: score[number] for name, score in scores.items()} for number in range(len(self.folders))]
-
-    def _results(self, between: Callable[[], None]) -> list[dict]:
-        common, config = self.common, self.common.config
-        tested = evaluate(self.trainer, self.frozen, self.best, common.test, between)
-        probed = self._probed(self.best, between)
-        floors = {name: records.finite(value) for name, value in common.task.floors(common.data, common.test).items()}
+    def conclude(self, check: Callable[[], None]) -> None:
+        """Evaluates every run at its best on test, and makes the results."""
+        experiment = self.experiment
+        tested = evaluate(self.trainer, self.frozen, self.best, experiment.test, check)
+        probed = self._probed(self.best, check)
         frozen = [digest(self._frozen(number)) for number in range(len(self.folders))]
-        between()
-        results = []
+        check()
+        common = {
+            "floors": experiment.floors, "counts": experiment.counts,
+            "seconds": round(self.seconds, 3), "steps_per_second": self.step / self.training,
+            "runs_in_stack": len(self.folders), "device": machine.device(),
+            "dtype": self.config.dtype, "versions": machine.versions(),
+            "commit": machine.commit(), "data": experiment.digests}
+        self.results = []
         for number, history in enumerate(self.history):
-            best = max(history, key=lambda line: self._rank(line["validation"]))  # the earliest of equals
+            # Of equals, `max` takes the earliest.
+            best = max(history, key=lambda line: self.task.rank(line["validation"]))
             diverged = history[-1].get("diverged_at")
-            figures = common.task.figures(common.data, common.test, tested[number], probed[number])
-            results.append({
-                "figures": {name: records.finite(value) for name, value in figures.items()},
+            self.results.append(common | {
+                "figures": experiment.figures(tested[number], probed[number]),
                 "status": "finished" if diverged is None else "diverged", "diverged_at": diverged,
-                "test": tested[number], "validation": best["validation"], "best_step": best["step"],
-                "steps": history[-1]["step"], "floors": floors, "counts": common.counts, "seconds": round(self.seconds, 3),
-                "steps_per_second": self.step / self.training, "runs_in_stack": len(self.folders),
-                "device": machine.device(), "dtype": config.dtype, "versions": machine.versions(), "commit": machine.commit(),
-                "frozen": frozen[number], "data": common.data_digests,
-            })
-        return results
+                "test": tested[number], "validation": best["validation"],
+                "best_step": best["step"], "steps": history[-1]["step"],
+                "frozen": frozen[number]})
+
+    def write_results(self) -> None:
+        """Writes every run's best parameters and its result."""
+        config = self.config
+        body = {"body": config.body, "checkpoint": config.checkpoint or "none"}
+        best = unstacked(self.best, len(self.folders))
+        for folder, history, result, trained in zip(self.folders, self.history, self.results, best):
+            identity = body | {"run": folder.config.digest, "frozen": result["frozen"]}
+            folder.write_result(history, result, trained, identity)
+
+    def summarise(self, say: Callable[[str], None]) -> None:
+        """Says how every run ended, beside the best floor."""
+        for folder, result in zip(self.folders, self.results):
+            floors = {name: value for name, value in result["floors"].items() if "/" not in name}
+            floor, test = max(floors, key=floors.get), result["test"]
+            also = (test["slices"] | result["figures"]).items()
+            parts = "".join(f", {name} {value:.4f}" for name, value in also if value is not None)
+            ended = result["status"] == "finished"
+            state = "" if ended else f"diverged at step {result['diverged_at']}; "
+            say(f"{folder.path}\n"
+                f"  {state}test accuracy {test['accuracy']:.4f} on {test['n']:,} examples{parts}\n"
+                f"  best floor    {floors[floor]:.4f} ({floor}); took {result['seconds']:.0f} s\n"
+                f"  its picture   python -m scripts.figure {folder.path}")
 
     def _frozen(self, number: int) -> dict:
         axes = self.trainer.axes
-        return {name: value if axes[name] is None else value[number] for name, value in self.frozen.items()}
+        return {name: value if axes[name] is None else value[number]
+                for name, value in self.frozen.items()}
 
-    def _unstacked(self, tree: Any) -> list[Any]:
-        host = jax.tree.map(np.asarray, tree)
-        return [jax.tree.map(lambda leaf: leaf[number], host) for number in range(len(self.folders))]
+    def save_if_due(self) -> None:
+        """Saves the state unless the last one is recent; writing takes a bounded share of the time."""
+        begun = self.pace.clock()
+        if begun > self._save_due:
+            self.save()
+            saved = self.pace.clock()
+            wait = max(self.pace.save_seconds, (saved - begun) / self.pace.save_share)
+            self._save_due = saved + wait
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Writes the state of every run, then removes the older ones."""
         names = [folder.path.name for folder in self.folders]
-        for number, (folder, kept) in enumerate(zip(self.folders, self._unstacked((self.state, self.best)))):
-            notes = {"history": self.history[number], "seconds": self.seconds, "training": self.training,
-                     "result": self.results and self.results[number], "data": self.common.data_digests}
-            folder.write_state(self.step, records.flatten(kept), notes, names)
+        states = unstacked((self.state, self.best), len(self.folders))
+        for number, (folder, state) in enumerate(zip(self.folders, states)):
+            notes = {"history": self.history[number], "seconds": self.seconds,
+                     "training": self.training, "data": self.experiment.digests,
+                     "result": self.results and self.results[number]}
+            folder.write_state(self.step, records.flatten(state), notes, names)
         for folder in self.folders:
             folder.remove_states(but=self.step)
 
-    def _keep(self) -> None:
-        """Keeps the trainable parameters of every run as they are now, unless a run that was killed here has done so."""
-        missing = [folder for folder in self.folders if self.step not in records.kept(folder.path)]
-        for folder, trainable in zip(self.folders, self._unstacked(self.state.trainable) if missing else ()):
+    def keep(self) -> None:
+        """Keeps the trainable parameters of every run at this step, where they are not kept yet."""
+        missing = [folder for folder in self.folders
+                   if self.step not in records.kept(folder.path)]
+        trainable = unstacked(self.state.trainable, len(self.folders)) if missing else ()
+        for folder, values in zip(self.folders, trainable):
             if folder in missing:
-                folder.write_kept(self.step, trainable)
+                folder.write_kept(self.step, values)
 
     def _restore(self, step: int) -> None:
         """Takes up the states of a step."""
         self.step = step
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (self.state, self.best))
-        kept = []
+        without_runs = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        like = jax.tree.map(without_runs, (self.state, self.best))
+        states = []
         for number, folder in enumerate(self.folders):
             leaves, notes = folder.read_state(self.step)
-            if notes["data"] != self.common.data_digests:
-                raise UserError(f"the data are not those that {folder.path} was begun with; put them back, or delete the folder")
-            kept.append(records.unflatten(leaves, like))
+            if notes["data"] != self.experiment.digests:
+                raise UserError(f"the data are not those that {folder.path} was begun with; put them "
+                                "back, or delete the folder")
+            states.append(records.unflatten(leaves, like))
             self.history[number] = notes["history"]
             self.seconds, self.training = notes["seconds"], notes["training"]
-            self.results = (self.results or []) + [notes["result"]] if notes["result"] else None
-        self.state, self.best = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
+            if notes["result"]:
+                self.results = [*(self.results or []), notes["result"]]
+        self.state, self.best = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
 
-@contextlib.contextmanager
-def _stop_signals():
-    """Collects SIGINT and SIGTERM in a list instead of letting them cut a step in two; a second SIGINT cuts."""
-    asked: list[int] = []
-
-    def handle(number, frame):
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are its caller's
-        before = {}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _summarise(progress: Steps, folders: list[records.Folder], results: list[dict]) -> None:
-    for folder, result in zip(folders, results):
-        floors = {name: value for name, value in result["floors"].items() if "/" not in name}
-        floor = max(floors, key=floors.get)
-        test = result["test"]
-        also = (test["slices"] | result["figures"]).items()
-        parts = "".join(f", {name} {value:.4f}" for name, value in also if value is not None)
-        state = "" if result["status"] == "finished" else f"diverged at step {result['diverged_at']}; "
-        progress.say(f"{folder.path}\n"
-                     f"  {state}test accuracy {test['accuracy']:.4f} on {test['n']:,} examples{parts}\n"
-                     f"  best floor    {floors[floor]:.4f} ({floor}); took {result['seconds']:.0f} s\n"
-                     f"  its picture   python -m scripts.figure {folder.path}")
+def _diverged(history: list[dict]) -> bool:
+    """Tells whether a run has diverged: its history then ends with the evaluation that found it."""
+    return "diverged_at" in history[-1]

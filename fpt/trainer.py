@@ -1,12 +1,13 @@
 """Training: one step, many steps in one dispatch, and many runs in one step.
 
-The freeze is in the signature.  Parameters are split once into `trainable` and `frozen`; the loss is a function of
-(trainable, frozen, batch, key) and its gradient is taken of the first argument alone, so a frozen matrix has no
-gradient that could be computed, no moment that could be stored, and no way to move.
+The freeze is in the signature.  Parameters are split once into `trainable` and `frozen`; the loss is
+a function of (trainable, frozen, batch, key) and its gradient is taken of the first argument alone,
+so a frozen matrix has no gradient that could be computed, no optimiser state that could be stored,
+and no way to move.
 
-A stack is several runs of one shape around one body.  `step` is written for one run and mapped over their axis R:
-what belongs to a run (State, Condition) has that axis, a frozen body that they share has not, and its matrix products
-then fold into larger ones.  A single run is a stack of one.
+A stack is several runs of one shape around one body.  `step` is written for one run and mapped over
+the runs' axis R: what belongs to a run (State, Condition) has that axis, a frozen body that runs
+share has not, and its matrix products then fold into larger ones.  A single run is a stack of one.
 """
 
 from __future__ import annotations
@@ -22,109 +23,140 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fpt.body import Table
 from fpt.config import Config
 from fpt.model import Model, apply
-from fpt.optimization import rate_factor, transformation
+from fpt.optimization import rates, schedule, transformation
+from fpt.parameters import run_key
 from fpt.randomness import stream
-from fpt.task import UNSCORED, Split, Task
+from fpt.task import UNSCORED, Batch, Split, Task
 
 NEVER = -1
 
 
 class Condition(NamedTuple):
-    """What a run is given."""
+    """Holds what a run is given."""
 
-    key: Any  # [R] typed keys, from its seed
-    rate: Any  # [R] float32
+    key: Any  # [R] typed keys, from the runs' seeds
+    rates: dict[str, Any]  # learning rate of each trainable parameter, [R] float32
 
 
 class State(NamedTuple):
-    """What a run has come to."""
+    """Holds what a run has reached."""
 
     trainable: dict  # name -> [R, ...] float32
-    moments: Any  # the optimiser's, [R, ...]
-    diverged: Any  # [R] int32: the step whose loss was not finite, or NEVER; the state stays as it was before it
+    moments: Any  # the optimiser state, [R, ...]
+    diverged: Any  # [R] int32: the step whose loss was not finite, or NEVER; the state stops before it
     loss: Any  # [R] float32: sum over the steps since `restart`
     accuracy: Any  # [R] float32: likewise
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """The compiled functions of one model on one task.  Rates, seeds and step counts are values: nothing compiles twice."""
+    """Compiles the functions that train and evaluate stacks of one size.
+
+    Rates, seeds and step counts are values: nothing compiles twice.
+    """
 
     model: Model
-    config: Config  # of all runs, but for rate and seed
-    runs: int  # R
+    config: Config  # of all runs, but for rates and seeds
+    table: Table  # describes the parameters
     axes: dict[str, int | None]  # the runs' axis of each frozen parameter, None where they share it
+    runs: int  # R
 
     @property
     def task(self) -> Task:
         return self.config.task
 
-    def loss(self, trainable, frozen, batch: Split, key=None):
-        """Mean cross-entropy over a batch's answers, and accuracy.  `key` draws the dropout.
+    def condition(self, configs: list[Config]) -> Condition:
+        """Makes the condition of the runs of a stack."""
+        trained = {name: one for name, one in self.table.items() if name not in self.axes}
+        found = [rates(config, trained) for config in configs]
+        return Condition(
+            jnp.stack([run_key(config.seed, config.stream) for config in configs]),
+            {name: jnp.array([run[name] for run in found], jnp.float32) for name in trained})
 
-        Where the task is to be met anywhere, a batch begins at a position drawn anew for each step, more often at the
-        first and the last that it can, so that every row of the table is trained about alike.
+    def loss(self, trainable, frozen, batch: Batch, key=None):
+        """Computes mean cross-entropy over a batch's answers, and accuracy; `key` draws the dropout.
+
+        A batch that may begin anywhere begins at a position drawn anew for each step, more often at
+        the first and the last possible one, so that all rows of the table are trained about alike.
         """
-        first = 0
-        if self.task.anywhere and key is not None:
-            tokens, spare = self.task.tokens, self.model.geometry.positions - self.task.tokens
-            first = jnp.clip(jax.random.randint(stream(key, "position"), (), -tokens, spare + tokens + 1), 0, spare)
-        logits, _ = apply(self.model, trainable | frozen, self.task.encode(batch.inputs), key, first=first)
+        first, positions = 0, self.model.geometry.positions
+        if batch.anywhere and key is not None and positions is not None:
+            tokens, drawn = self.task.interface.tokens, stream(key, "position")
+            spare = positions - tokens
+            drawn = jax.random.randint(drawn, (), -tokens, spare + tokens + 1)
+            first = jnp.clip(drawn, 0, spare)
+        tokens = self.task.encode(batch.inputs)
+        logits, _ = apply(self.model, trainable | frozen, tokens, key, first=first)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
         scored = batch.targets != UNSCORED
-        return losses.mean(where=scored), (logits.argmax(-1) == batch.targets).mean(where=scored)
+        right = logits.argmax(-1) == batch.targets
+        return losses.mean(where=scored), right.mean(where=scored)
 
-    def gradient(self, trainable, frozen, batch: Split, key):
-        """((loss, accuracy), gradient by the trainables) of a batch, taken in `accumulate` parts of as many examples.
+    def gradient(self, trainable, frozen, batch: Batch, key):
+        """Computes ((loss, accuracy), gradient by the trainables) of a batch.
 
-        Each part counts by its share of the batch's scored answers, so that the parts are to the batch what it is whole.
+        With `accumulate`, it is computed in parts of as many examples.  Each part counts by its
+        share of the batch's scored answers, so the sum is the gradient of the whole batch.
         """
         count = self.config.accumulate
         value_and_gradient = jax.value_and_grad(self.loss, has_aux=True)
         if count == 1:
             return value_and_gradient(trainable, frozen, batch, key)
-        parts = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)
-        scored = jnp.sum(parts.targets != UNSCORED, axis=tuple(range(1, parts.targets.ndim)))  # [count]
+        split = lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:])
+        inputs, targets = jax.tree.map(split, batch.inputs), split(batch.targets)
+        scored = jnp.sum(targets != UNSCORED, axis=tuple(range(1, targets.ndim)))  # [count]
 
         def add(number, total):
-            part, share = jax.tree.map(lambda leaf: leaf[number], parts), scored[number] / scored.sum()
-            found = value_and_gradient(trainable, frozen, part, jax.random.fold_in(key, number))
+            take = partial(jax.tree.map, lambda leaf: leaf[number])
+            part = Batch(take(inputs), targets[number], batch.anywhere)
+            share = scored[number] / scored.sum()
+            part_key = jax.random.fold_in(key, number)
+            found = value_and_gradient(trainable, frozen, part, part_key)
             # A part without a scored answer has no mean: it is left out, not multiplied by zero.
-            return jax.tree.map(lambda sum, value: sum + jnp.where(share > 0, share * value, 0), total, found)
+            weigh = lambda sum, value: sum + jnp.where(share > 0, share * value, 0)
+            return jax.tree.map(weigh, total, found)
 
         zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trainable))
         return jax.lax.fori_loop(0, count, add, zero)
 
     def step(self, frozen, train: Split | None, condition: Condition, state: State, number) -> State:
-        """One step of one run: draw a batch, differentiate by the trainables, clip, move."""
-        batch = self.task.draw(train, stream(condition.key, "data"), number, self.config.batch)
+        """Takes one step of one run: draw a batch, differentiate by the trainables, clip, move."""
+        data = stream(condition.key, "data")
+        batch = self.task.draw(train, data, number, self.config.batch)
         key = jax.random.fold_in(stream(condition.key, "dropout"), number)
         (loss, accuracy), gradient = self.gradient(state.trainable, frozen, batch, key)
-        updates, moments = transformation(self.config).update(gradient, state.moments, state.trainable)
-        rate = condition.rate * rate_factor(self.config, number)
-        moved = optax.apply_updates(state.trainable, optax.tree.scale(-rate, updates))
+        updates, moments = self._optimizer.update(gradient, state.moments, state.trainable)
+        share = schedule(self.config, number)
+        updates = {name: -(condition.rates[name] * share) * updates[name] for name in updates}
+        moved = optax.apply_updates(state.trainable, updates)
 
         running = (state.diverged == NEVER) & jnp.isfinite(loss)
         keep = partial(jax.tree.map, lambda new, old: jnp.where(running, new, old))
         return State(
             keep(moved, state.trainable), keep(moments, state.moments),
             jnp.where((state.diverged == NEVER) & ~running, number, state.diverged),
-            state.loss + jnp.where(running, loss, 0), state.accuracy + jnp.where(running, accuracy, 0),
-        )
+            state.loss + jnp.where(running, loss, 0),
+            state.accuracy + jnp.where(running, accuracy, 0))
 
     def begin(self, trainable: dict) -> State:
-        """The state before the first step; trainable [R, ...]."""
-        moments = jax.vmap(transformation(self.config).init)(trainable)
-        return State(trainable, moments, jnp.full(self.runs, NEVER, jnp.int32), jnp.zeros(self.runs), jnp.zeros(self.runs))
+        """Makes the state before the first step; trainable [R, ...]."""
+        moments = jax.vmap(self._optimizer.init)(trainable)
+        never = jnp.full(self.runs, NEVER, jnp.int32)
+        return State(trainable, moments, never, jnp.zeros(self.runs), jnp.zeros(self.runs))
+
+    @property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return transformation(self.config, self.table)
 
     @cached_property
     def advance(self):
-        """(frozen, train, condition, state, first, count) -> state after steps first .. first + count - 1.
+        """Maps (frozen, train, condition, state, first, count) to the state `count` steps on.
 
-        The count is a value of a loop, not the length of a scan: dispatches of any length run the same compiled code,
-        so where a run is interrupted cannot change its numbers.
+        The count is a value of a loop, not the length of a scan: dispatches of any length run the
+        same compiled code, so where a run is interrupted cannot change its numbers.
         """
         steps = self._mapped(self.step, (self.axes, None, 0, 0, None))
 
@@ -136,45 +168,58 @@ class Trainer:
         return advance
 
     def compile(self, frozen, train, condition, state):
-        """`advance` compiled for arguments of these shapes, ahead of the first step."""
-        compiled = self.advance.lower(frozen, train, condition, state, np.int32(0), np.int32(1)).compile()
-        # glibc keeps what the compiler has freed, for `gpt2` as much as two thirds of its weights; this hands it back.
+        """Compiles `advance` for arguments of these shapes, ahead of the first step."""
+        lowered = self.advance.lower(frozen, train, condition, state, np.int32(0), np.int32(1))
+        compiled = lowered.compile()
+        # glibc keeps what the compiler has freed, for `gpt2` two thirds of its weights: give it back.
         with contextlib.suppress(AttributeError, OSError, TypeError):  # another libc
             ctypes.CDLL(None).malloc_trim(0)
         return compiled
 
     @cached_property
     def answer(self):
-        """(frozen, trainable [R, ...], inputs [N, ...], targets [N, A]) -> predictions [R, N, A], mean losses [R, N]."""
+        """Maps (frozen, trainable [R, ...], inputs [N, ...], targets [N, A]) to what runs answer:
+
+        predictions [R, N, A] and mean losses [R, N], without dropout.
+        """
 
         def answer(frozen, trainable, inputs, targets):
             logits, _ = apply(self.model, trainable | frozen, self.task.encode(inputs))
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-            return logits.argmax(-1).astype(jnp.int32), losses.mean(-1, where=targets != UNSCORED)
+            mean = losses.mean(-1, where=targets != UNSCORED)
+            return logits.argmax(-1).astype(jnp.int32), mean
 
         return jax.jit(self._mapped(answer, (self.axes, 0, None, None)))
 
     def _mapped(self, function, axes):
-        """`function` of one run mapped over the runs' axis; called as it is for a single run, which is 5% faster so."""
+        """Maps a function of one run over the runs' axis; a single run is called directly.
+
+        A direct call is 5% faster than a map over one run.
+        """
         if self.runs > 1:
             return jax.vmap(function, in_axes=axes)
-        first, axis = partial(jax.tree.map, lambda leaf: leaf[0]), partial(jax.tree.map, lambda leaf: leaf[None])
-        return lambda *arguments: axis(function(*(first(a) if at == 0 else a for a, at in zip(arguments, axes))))
+        first = partial(jax.tree.map, lambda leaf: leaf[0])
+        axis = partial(jax.tree.map, lambda leaf: leaf[None])
+        return lambda *arguments: axis(function(
+            *(first(one) if at == 0 else one for one, at in zip(arguments, axes))))
 
 
 def _compiler_options() -> dict[str, str]:
-    """On CPU, keeps XLA from moving transposed copies of all frozen matrices out of the loop: they are never needed."""
-    return {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"} if jax.default_backend() == "cpu" else {}
+    """Keeps XLA's CPU compiler from moving transposed copies of frozen matrices out of the loop."""
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 
 
 @jax.jit
 def restart(state: State) -> State:
-    """The state with its sums at zero, as after an evaluation."""
-    return state._replace(loss=jnp.zeros_like(state.loss), accuracy=jnp.zeros_like(state.accuracy))
+    """Sets the sums of a state to zero, as after an evaluation."""
+    zeros = jnp.zeros_like
+    return state._replace(loss=zeros(state.loss), accuracy=zeros(state.accuracy))
 
 
 @jax.jit
 def keep_best(improved, trainable: dict, best: dict) -> dict:
-    """`trainable` [R, ...] for the runs that improved (bool [R]), `best` for the others."""
-    chosen = lambda new, old: jnp.where(improved.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-    return jax.tree.map(chosen, trainable, best)
+    """Takes `trainable` [R, ...] for the runs that improved (bool [R]), `best` for the others."""
+    wide = lambda new: improved.reshape(-1, *[1] * (new.ndim - 1))
+    return jax.tree.map(lambda new, old: jnp.where(wide(new), new, old), trainable, best)

@@ -1,0 +1,75 @@
+"""The contract of a body: what maps embedded tokens [B, T, D] to hidden states [B, T, D].
+
+A body is a frozen dataclass whose fields are its sizes.  It states its width, its positions, a table
+that describes each of its parameters once, and the Flax module that computes with them.  Whoever
+draws, loads, counts, freezes, optimises or exports parameters reads the table; nobody infers from a
+parameter's name what it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fpt.errors import UserError
+
+# Gives the generator that belongs to a text: its draws depend on the seed and the text alone.
+Seeded = Callable[[str], np.random.Generator]
+# Draws a parameter from its name, shape and dtype.
+Initialiser = Callable[[Seeded, str, tuple[int, ...], Any], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Describes one parameter: everything that is known of it before it has a value."""
+
+    shape: tuple[int, ...]
+    role: str  # one of `roles.ROLES`
+    initialiser: Initialiser
+    layer: int | None = None  # number of its block, from 0; None outside the blocks
+    # Whose seed draws it: the body's, so that runs of a stack may share it, or each run's own.
+    owner: str = "body"
+    # Whether it is a matrix of a block: held in the dtype of the products where it is frozen,
+    # decayed and moved by Muon where it is trained.
+    matrix: bool = False
+    # Whether every kind of CPU draws the same bits: QR and SVD round differently between kinds.
+    exact: bool = True
+
+
+Table = Mapping[str, Parameter]
+
+
+class Body(ABC):
+    """Describes a body.  Subclasses are frozen dataclasses, and their fields are numbers and texts."""
+
+    inits: ClassVar[tuple[str, ...]] = ("original",)  # the initialisations that `table` knows
+    width: int  # D
+    positions: int | None  # the longest input in tokens; None for a body without positions
+
+    @abstractmethod
+    def table(self, init: str = "original") -> Table:
+        """Describes every parameter by its name; `init` is one of `inits`."""
+
+    @abstractmethod
+    def module(self, dtype) -> Any:
+        """Makes the Flax module whose parameters the table describes; it multiplies in `dtype`.
+
+        Its `__call__(embeds, key=None, read=None, first=0)` maps embedded tokens [B, T, D] to a
+        pair: the hidden states [B, Q, D] of the tokens that are read, and what there is to look at,
+        or None.  `key` draws the dropout, None for none.  `read` is None for all tokens, an int for
+        the last ones, or places [B, Q].  `first` is the position of the first token.
+        """
+
+    def resized(self, **sizes: Any) -> Body:
+        """Replaces sizes that are not None.  Raises UserError for a size that the body lacks."""
+        sizes = {name: value for name, value in sizes.items() if value is not None}
+        known = {field.name for field in dataclasses.fields(self)}
+        if missing := sorted(sizes.keys() - known):
+            raise UserError(f"--{missing[0].replace('_', '-')} does not apply to this body, which has "
+                            f"{', '.join(sorted(known)) or 'no sizes'}")
+        return dataclasses.replace(self, **sizes)

@@ -1,0 +1,97 @@
+"""Prepares an experiment: all that runs share which differ in rates, seeds and start alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fpt import contract, counts, roles, splits
+from fpt.checkpoint import Checkpoint
+from fpt.config import Config
+from fpt.parameters import Source, model_of
+from fpt.progress import waiting
+from fpt.records import finite
+from fpt.task import Split
+from fpt.trainer import Trainer
+
+VALIDATION = 2_000  # examples of validation, unless said otherwise
+
+
+class Compiled(NamedTuple):
+    """Holds the compiled functions of stacks of one size."""
+
+    trainer: Trainer
+    advance: Callable  # see `Trainer.advance`
+    bytes: int  # of the device's memory that a stack takes
+
+
+class Experiment:
+    """Holds the task's data, the model, the parameters' source and the floors, before training."""
+
+    def __init__(self, config: Config, found: Checkpoint | None, runs: Sequence[Config],
+                 data_dir: Path | None, quiet: bool = False):
+        """Loads the data, checks them against the task's contract, and computes the floors.
+
+        config: what the runs share, resolved; found: the checkpoint that it loads from.
+        """
+        self.config, self.task, self.quiet = config, config.task, quiet
+        say = (lambda line: None) if quiet else print
+        self.data = contract.call(self.task, "load", data_dir, say)
+        anywhere = contract.check_data(self.task, self.data, config.batch)
+        self.digests = splits.digests(self.data)
+        examples = config.eval_examples
+        self.validation = splits.sample(self.data, "validation", examples or VALIDATION)
+        self.test = splits.sample(self.data, "test", examples)
+        self.probes = {name: self.data[name] for name in self.task.probes}
+        self.model, self.source = model_of(config), Source(config, found, runs)
+        tokens = self.task.interface.tokens
+        if anywhere and config.geometry.positions is not None:
+            tokens = config.geometry.positions
+        self.counts = counts.count(self.source.table, roles.parse(config.train), config.geometry,
+                                   tokens)
+        origin = f"loads {config.load} from {found.folder}" if found else "random, nothing loaded"
+        if config.birth != "weights":
+            origin = f"{config.birth} for {config.load}" + (f" from {found.folder}" if found else "")
+        say(f"{self.task.name}: body {config.body} ({origin}), trains {config.train}")
+        say(counts.describe(self.counts))
+        self.floors = {name: finite(value) for name, value
+                       in contract.call(self.task, "floors", self.data, self.test).items()}
+        self._compiled: dict[int, Compiled] = {}
+
+    @cached_property
+    def train(self) -> Split | None:
+        """Holds the training examples on the device; None where batches are drawn from the key."""
+        train = self.data.get("train")
+        return None if train is None else Split(*map(jnp.asarray, train))
+
+    def compiled(self, runs: int) -> Compiled:
+        """Compiles the functions of a stack of so many runs, once; nothing is drawn."""
+        if runs not in self._compiled:
+            axes, (trainable, frozen) = self.source.axes(runs), self.source.describe(runs)
+            trainer = Trainer(self.model, self.config, self.source.table, axes, runs)
+            state = jax.eval_shape(trainer.begin, trainable)
+            condition = jax.eval_shape(lambda: trainer.condition([self.config] * runs))
+            with waiting("compiling", self.quiet):
+                advance = trainer.compile(frozen, self.train, condition, state)
+            used = advance.memory_analysis()
+            best = sum(leaf.size * leaf.dtype.itemsize for leaf in trainable.values())
+            size = used.argument_size_in_bytes + used.temp_size_in_bytes + best if used else 0
+            self._compiled[runs] = Compiled(trainer, advance, size)
+        return self._compiled[runs]
+
+    def figures(self, score: dict[str, Any], probes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Computes what else the task makes of a score on test and of those on its probes."""
+        found = self.task.figures(self.data, self.test, score, probes)
+        return {name: finite(value) for name, value in found.items()}
+
+
+def unstacked(tree: Any, runs: int) -> list[Any]:
+    """Copies a tree of arrays [R, ...] to the host, and gives each run its part."""
+    host = jax.tree.map(np.asarray, tree)
+    return [jax.tree.map(lambda leaf: leaf[number], host) for number in range(runs)]
