@@ -26,6 +26,8 @@ from fpt.initialisers import draw
 from fpt.model import Model, body_table, table
 from fpt.randomness import stream
 
+# The settings that say what parameters a run begins with.
+INITIAL = {"task", "body", "layers", "width", "load", "birth", "redraw", "init", "body_seed"}
 NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 

@@ -249,6 +249,19 @@ def frozen(folder: Path) -> dict[str, np.ndarray]:
     return unpack(folder / FROZEN)[0] if (folder / FROZEN).exists() else {}
 
 
+def ended(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Reads the parameters that a finished run ended with, as far as no checkpoint and no seed gives
+    them, and identifies all of its parameters by a digest.
+
+    Raises UserError where the run is not finished, or damaged.
+    """
+    result, (trained, identity) = summary(folder)["result"], unpack(folder / TRAINABLE)
+    if result.get("trainable", digest(trained)) != digest(trained):
+        raise UserError(f"{folder / TRAINABLE} does not hold what the result is of; train the run again")
+    whole = f"{digest(trained)}{identity['frozen']}"
+    return frozen(folder) | trained, hashlib.sha256(whole.encode()).hexdigest()[:32]
+
+
 def flatten(tree: Any) -> dict[str, np.ndarray]:
     """The leaves of a tree by their path, on the host."""
     named = jax.tree_util.tree_flatten_with_path(tree)[0]
