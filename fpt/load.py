@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-import tasks
-from fpt import arrays, machine, parameters, records
+from fpt import arrays, machine, parameters, records, registry
 from fpt import checkpoint as checkpoints
 from fpt.bodies import GEOMETRIES, Geometry
 from fpt.config import DTYPES, Config, digest_of
@@ -208,10 +207,10 @@ def _configuration(folder: Path, task_file: Path | None) -> Config:
             raise UserError(f"{file}{f' with {code}' if code else ''} does not belong to the folder's name; put the right "
                             "one back" + (", or name the task's file with --task-file" if code else ""))
         # The folder's name shows that nothing was mixed up, not who has made it: code that came with it is not just run.
-        if code and not task_file and not tasks.executed(content):
+        if code and not task_file and not registry.executed(content):
             raise UserError(f"the task of {folder} is defined by {code}, which has not been executed here before; look at what "
                             f"it does, then say --task-file {code}")
-        return Config.from_record(stated | {"task_file": code and str(code.resolve())})
+        return records.configuration(stated | {"task_file": code and str(code.resolve())})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} is not the configuration of a run ({type(error).__name__}: {error})") from None
 

@@ -90,8 +90,9 @@ class Model(nn.Module):
 
 def build(task: Task, geometry: Geometry, *, input_dropout: float = 0.1, dtype=jnp.float32) -> Model:
     """The model of a task on a body of that geometry."""
-    return Model(geometry, task.width, task.vocabulary, task.pad, task.queries, task.answers_per_query, task.classes,
-                 task.tied, input_dropout, dtype)
+    asked = task.interface
+    return Model(geometry, asked.width, asked.vocabulary, asked.pad, asked.queries, asked.answers_per_query, asked.classes,
+                 asked.tied, input_dropout, dtype)
 
 
 def apply(model: Model, parameters: dict, *arguments, **asked):
@@ -101,8 +102,8 @@ def apply(model: Model, parameters: dict, *arguments, **asked):
 
 def shapes_of(model: Model, task: Task) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter by name; nothing is computed."""
-    shape = (1, task.tokens) if task.width is None else (1, task.tokens, task.width)
-    tokens = jax.ShapeDtypeStruct(shape, jnp.int32 if task.width is None else jnp.float32)
+    shape, width = (1, task.interface.tokens), task.interface.width
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32) if width is None else jax.ShapeDtypeStruct((*shape, width), jnp.float32)
     made = jax.eval_shape(model.init, jax.random.key(0), tokens)
     return {name: leaf.shape for name, leaf in flatten_dict(made["params"], sep="/").items()}
 

@@ -42,8 +42,8 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     rates = {name: value for name in ("embedding_dropout", "attention_dropout", "residual_dropout")
              if (value := getattr(config, name)) is not None}
     geometry = dataclasses.replace(geometry, **rates)
-    if config.task.tokens > geometry.positions:
-        raise UserError(f"{config.task.name} has {config.task.tokens} tokens, but {config.body} only "
+    if (tokens := config.task.interface.tokens) > geometry.positions:
+        raise UserError(f"{config.task.name} has {tokens} tokens, but {config.body} only "
                         f"{geometry.positions} positions; make the task shorter or choose another body")
     used = found if read else None
     digest = used and used.digest

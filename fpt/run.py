@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fpt import contract, counts, machine, parameters, records, roles, splits
+from fpt import contract, contract_data, counts, machine, parameters, records, roles, splits
 from fpt.config import Config
 from fpt.errors import UserError
 from fpt.files import data_folder
@@ -123,7 +123,7 @@ class Stacks:
         self.log = log or (lambda folder, history: None)
         self.say = (lambda line: None) if quiet else print
         self.data = contract.call(self.task, "load", data_dir, self.say)
-        contract.check_data(self.task, self.data, config.batch)
+        contract_data.check_data(self.task, self.data, config.batch)
         self.data_digests = splits.digests(self.data)
         self.validation = splits.sample(self.data, "validation", config.eval_examples or VALIDATION)
         self.test = splits.sample(self.data, "test", config.eval_examples)
@@ -132,8 +132,9 @@ class Stacks:
         self.train_split = None if train is None else Split(*map(jnp.asarray, train))
         self.model = parameters.model_of(config)
         self.source = parameters.Source(config, self.model, found, own_bodies)
+        anywhere = contract_data.trace_batch(self.task, train, config.batch).anywhere
         self.counts = counts.count(self.source.shapes, roles.parse(config.train), config.geometry,
-                                   config.geometry.positions if self.task.anywhere else self.task.tokens)
+                                   config.geometry.positions if anywhere else self.task.interface.tokens)
         origin = f"loads {config.load} from {found.folder}" if found else "random, nothing loaded"
         if config.birth != "weights":
             origin = f"{config.birth} for {config.load}" + (f" from {found.folder}" if found else "")
@@ -156,7 +157,7 @@ class Stacks:
 
     def _train(self, folders: list[records.Folder], step: int | None = None) -> None:
         stack = Stack(self, folders, step)
-        tokens = len(folders) * self.config.batch * self.task.tokens if self.task.tied else None
+        tokens = len(folders) * self.config.batch * self.task.interface.tokens if self.task.interface.tied else None
         with Steps(self.task.name, self.config.steps, stack.step, self.quiet, tokens) as progress:
             stack.run(progress)
         self.begun = time.monotonic()

@@ -123,7 +123,7 @@ class Stack:
         self.training += taken
         self.per_dispatch = max(1, min(MOST_PER_DISPATCH, int(SECONDS_PER_DISPATCH * count / taken)))
         alive = losses[diverged == NEVER] / (self.step - self.evaluated)
-        latest = max((history[-1] for history in self.history), key=lambda line: self._rank(line["validation"]))
+        latest = max((history[-1] for history in self.history), key=lambda line: self.common.task.rank(line["validation"]))
         step, training = self.resumed
         pace = (self.training - training) / (self.step - step)
         progress.update(self.step, pace, alive.mean() if len(alive) else math.nan,
@@ -151,8 +151,8 @@ class Stack:
         for number, history in enumerate(self.history):
             if history and self._ended(history):
                 continue
-            ranks = [self._rank(line["validation"]) for line in history]
-            improved[number] = not ranks or self._rank(found[number]) > max(ranks)
+            ranks = [self.common.task.rank(line["validation"]) for line in history]
+            improved[number] = not ranks or self.common.task.rank(found[number]) > max(ranks)
             last = history[-1]["step"] if history else 0
             steps = (self.step if diverged[number] == NEVER else int(diverged[number])) - last
             trained = {"loss": records.finite(self.state.loss[number] / steps),
@@ -169,12 +169,6 @@ class Stack:
             folder.write_metrics(history)
             self.common.log(folder.path, history)
 
-    def _rank(self, score: dict) -> tuple[bool, float]:
-        """What makes one evaluation better than another, as long as the loss is a number: accuracy; a language model's loss."""
-        if score["loss"] is None:
-            return False, 0.0
-        return True, -score["loss"] if self.common.task.tied else score["accuracy"]
-
     def _probed(self, trainable: dict, between: Callable[[], None]) -> list[dict[str, dict]]:
         """Each run's score on each of the task's probes, by name."""
         scores = {name: evaluate(self.trainer, self.frozen, trainable, split, between)
@@ -190,7 +184,7 @@ class Stack:
         between()
         results = []
         for number, history in enumerate(self.history):
-            best = max(history, key=lambda line: self._rank(line["validation"]))  # the earliest of equals
+            best = max(history, key=lambda line: common.task.rank(line["validation"]))  # the earliest of equals
             diverged = history[-1].get("diverged_at")
             figures = common.task.figures(common.data, common.test, tested[number], probed[number])
             results.append({

@@ -26,7 +26,7 @@ from fpt.config import Config
 from fpt.model import Model, apply
 from fpt.optimization import rate_factor, transformation
 from fpt.randomness import stream
-from fpt.task import UNSCORED, Split, Task
+from fpt.task import UNSCORED, Batch, Split, Task
 
 NEVER = -1
 
@@ -61,22 +61,23 @@ class Trainer:
     def task(self) -> Task:
         return self.config.task
 
-    def loss(self, trainable, frozen, batch: Split, key=None):
+    def loss(self, trainable, frozen, batch: Batch, key=None):
         """Mean cross-entropy over a batch's answers, and accuracy.  `key` draws the dropout.
 
-        Where the task is to be met anywhere, a batch begins at a position drawn anew for each step, more often at the
-        first and the last that it can, so that every row of the table is trained about alike.
+        A batch that may begin `anywhere` begins at a position drawn anew for each step, more often at the first and the
+        last that it can, so that every row of the table is trained about alike.
         """
         first = 0
-        if self.task.anywhere and key is not None:
-            tokens, spare = self.task.tokens, self.model.geometry.positions - self.task.tokens
+        if batch.anywhere and key is not None:
+            tokens = self.task.interface.tokens
+            spare = self.model.geometry.positions - tokens
             first = jnp.clip(jax.random.randint(stream(key, "position"), (), -tokens, spare + tokens + 1), 0, spare)
         logits, _ = apply(self.model, trainable | frozen, self.task.encode(batch.inputs), key, first=first)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
         scored = batch.targets != UNSCORED
         return losses.mean(where=scored), (logits.argmax(-1) == batch.targets).mean(where=scored)
 
-    def gradient(self, trainable, frozen, batch: Split, key):
+    def gradient(self, trainable, frozen, batch: Batch, key):
         """((loss, accuracy), gradient by the trainables) of a batch, taken in `accumulate` parts of as many examples.
 
         Each part counts by its share of the batch's scored answers, so that the parts are to the batch what it is whole.
@@ -85,11 +86,11 @@ class Trainer:
         value_and_gradient = jax.value_and_grad(self.loss, has_aux=True)
         if count == 1:
             return value_and_gradient(trainable, frozen, batch, key)
-        parts = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)
-        scored = jnp.sum(parts.targets != UNSCORED, axis=tuple(range(1, parts.targets.ndim)))  # [count]
+        inputs, targets = (array.reshape(count, -1, *array.shape[1:]) for array in batch[:2])
+        scored = jnp.sum(targets != UNSCORED, axis=tuple(range(1, targets.ndim)))  # [count]
 
         def add(number, total):
-            part, share = jax.tree.map(lambda leaf: leaf[number], parts), scored[number] / scored.sum()
+            part, share = Batch(inputs[number], targets[number], batch.anywhere), scored[number] / scored.sum()
             found = value_and_gradient(trainable, frozen, part, jax.random.fold_in(key, number))
             # A part without a scored answer has no mean: it is left out, not multiplied by zero.
             return jax.tree.map(lambda sum, value: sum + jnp.where(share > 0, share * value, 0), total, found)

@@ -90,11 +90,11 @@ def model_flops(task: Task, geometry: Geometry, batch: int) -> float:
     fpt: each frozen product forward and by its input; of the last block, what read tokens need.  Pretraining: each
     product forward, by its input and by its weights, those with the token table included; not the optimiser's.
     """
-    width, tokens, read = geometry.width, task.tokens, task.queries
+    width, tokens, read = geometry.width, task.interface.tokens, task.interface.queries
     attention = 4 * tokens * width  # per query: scores and mixture over all tokens
     block = tokens * (2 * (4 * width**2 + 2 * width * geometry.inner) + attention)
-    if task.tied:
-        return 3 * batch * (geometry.layers * block + tokens * 2 * width * task.classes)
+    if task.interface.tied:
+        return 3 * batch * (geometry.layers * block + tokens * 2 * width * task.interface.classes)
     last = tokens * 4 * width**2 + read * (2 * (2 * width**2 + 2 * width * geometry.inner) + attention)
     return 2 * batch * ((geometry.layers - 1) * block + last)
 
@@ -117,7 +117,7 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
     row = {"task": name, "dtype": dtype, "body": options.body, "batch": batch, "stack": options.stack,
            "milliseconds": 1e3 * ours, "peak_bytes": peaks[0], "matmul_gflops": sides[0].ready["matmul"] / 1e9,
            "fraction_of_peak": flops / ours / sides[0].ready["matmul"], "first_step_seconds": sides[0].first_step_seconds,
-           "tokens_per_second": options.stack * batch * task.tokens / ours}
+           "tokens_per_second": options.stack * batch * task.interface.tokens / ours}
     if options.against == "torch":
         row |= {"torch_milliseconds": 1e3 * median(turn[1] for turn in turns), "torch_peak_bytes": peaks[1],
                 "speedup": median(turn[1] / turn[0] for turn in turns),

@@ -39,7 +39,7 @@ def main() -> None:
     task = tasks.find(name)()
     # As `fpt.parameters.resolve` would leave it, without a look for weights.
     geometry = GEOMETRIES[body]
-    if task.tied:
+    if task.interface.tied:
         geometry = dataclasses.replace(geometry, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
     config = Config.preset(task, body=body, batch=batch, load="none", body_seed=0, dtype=dtype, geometry=geometry)
     model = model_of(config)
