@@ -67,7 +67,7 @@ def measure(run: LoadedRun, inputs) -> Measures:
     at these (READ) and at all tokens (ALL): entropy in nats; mean distance from query to key in tokens, and for images in
     rows and in columns of patches; the share that falls on the first token.
     """
-    task, count, tokens = run.task, len(inputs), run.task.tokens
+    task, count, tokens = run.task, len(inputs), run.task.interface.tokens
     chunks = list(_chunks(count, tokens, WEIGHTS_AT_ONCE // (run.geometry.heads * tokens**2)))
     answers = {name: np.asarray(mask) for name, mask in task.answer_tokens(inputs).items()}
     offsets, about, streams = _offsets(task), [], []
@@ -77,7 +77,7 @@ def measure(run: LoadedRun, inputs) -> Measures:
         about.append((real & counted[:, None], jnp.asarray(counted), places, masks))
         streams.append(run.enter(inputs[numbers]))
     rows = sum(np.asarray(real).sum(axis=0) for real, *_ in about)  # [T]: examples that have the token
-    shares, order = {READ: count * task.queries, ALL: rows.sum()}, [*answers, *units(task)]
+    shares, order = {READ: count * task.interface.queries, ALL: rows.sum()}, [*answers, *units(task)]
 
     def averaged(sums: list[dict]) -> dict[str, dict[str, np.ndarray]]:
         total = jax.tree.map(lambda *parts: np.sum(np.asarray(parts, np.float64), axis=0), *sums)
@@ -110,11 +110,11 @@ class Ablation:
     def __init__(self, run: LoadedRun, split: Split, by: str = "zero"):
         self.run, self.split = run, split
         self.chunks = [(numbers, counted, _tokens(run, split.inputs[numbers]))
-                       for numbers, counted in _chunks(len(split.inputs), run.task.tokens)]
+                       for numbers, counted in _chunks(len(split.inputs), run.task.interface.tokens)]
         # What enters each block, [L][chunk], and then the last norm.
         self.streams = [[run.enter(split.inputs[numbers]) for numbers, _, _ in self.chunks]]
         geometry = run.geometry
-        shape = (run.task.tokens, geometry.heads, geometry.width // geometry.heads)
+        shape = (run.task.interface.tokens, geometry.heads, geometry.width // geometry.heads)
         self.instead = np.zeros((geometry.layers, *shape), np.float32)  # [L, T, H, D / H]
         for layer in range(geometry.layers):
             if by == "mean":
@@ -284,14 +284,15 @@ def _tokens(run: LoadedRun, inputs) -> tuple[jax.Array, jax.Array]:
     task, tokens = run.task, run.task.encode(jnp.asarray(inputs))
     read = run.model.read(tokens)
     if isinstance(read, int):
-        read = jnp.broadcast_to(jnp.arange(task.tokens - read, task.tokens), (len(tokens), read))
-    real = jnp.ones((len(tokens), task.tokens), bool) if task.pad is None else tokens != task.pad
+        read = jnp.broadcast_to(jnp.arange(task.interface.tokens - read, task.interface.tokens), (len(tokens), read))
+    pad = task.interface.pad
+    real = jnp.ones((len(tokens), task.interface.tokens), bool) if pad is None else tokens != pad
     return real, read
 
 
 def _offsets(task: Task) -> dict[str, np.ndarray]:
     """How far each key lies from each query, [T, T], by the name of the distance."""
-    places = np.arange(task.tokens)
+    places = np.arange(task.interface.tokens)
     coordinates = {"distance": places}
     if task.grid:
         coordinates |= zip(("distance in rows", "distance in columns"), np.divmod(places, task.grid[1]))

@@ -18,9 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpt.bodies import GEOMETRIES, SHIPPED, Geometry, read_geometry, shipped, weights_digest, write_geometry
+from fpt.bodies import SHIPPED, named, names, shipped, weights_digest
 from fpt.errors import UserError, nearest
 from fpt.files import sha256, write_whole
+from fpt.gpt2 import GPT2
+from fpt.gpt2_config import read_geometry, write_geometry
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -39,7 +41,7 @@ class Checkpoint:
     """A checkpoint on disk: its geometry, its weight files and the digest of what they hold."""
 
     folder: Path
-    geometry: Geometry
+    geometry: GPT2
     files: tuple[Path, ...]
     digest: str  # of what the files hold, in order of name
     seeds: tuple[int, ...] = ()  # under which it was trained around fresh input and output layers
@@ -73,10 +75,9 @@ def locate(body: str) -> Checkpoint:
     try:
         return _from_hub(body)  # the hub's oldest checkpoints have names of one word
     except _NotFetched as why:
-        if "/" not in body and body not in GEOMETRIES:
-            known = dict.fromkeys([*GEOMETRIES, *shipped()])
-            raise UserError(f"{nearest(body, known, 'body')} (no such folder, and {why})") from None
-        instead = "name a checkpoint's folder" + (", or say --load none for a random body" if body in GEOMETRIES else "")
+        if "/" not in body and not named(body):
+            raise UserError(f"{nearest(body, names(), 'body')} (no such folder, and {why})") from None
+        instead = "name a checkpoint's folder" + (", or say --load none for a random body" if named(body) else "")
         raise UserError(f"no weights of {body!r}: no such folder, and {why}; {instead}") from None
 
 
@@ -273,7 +274,7 @@ def _some(keys: list[str]) -> str:
     return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
-def write(folder: Path, geometry: Geometry, parameters: dict, dtype=np.float32, seeds: Sequence[int] = ()) -> None:
+def write(folder: Path, geometry: GPT2, parameters: dict, dtype=np.float32, seeds: Sequence[int] = ()) -> None:
     """Writes parameters, by our names, as a checkpoint that transformers reads; input and output layer beside the body.
 
     seeds: see `Checkpoint`.

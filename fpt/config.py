@@ -146,29 +146,11 @@ class Config:
                       | dict(stated.settings or {}) | settings))
 
     def record(self) -> dict[str, Any]:
-        """The configuration as JSON: `from_record` gives it back."""
+        """The configuration as JSON: `records.configuration` gives it back."""
         stated = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         stated = {name: value for name, value in stated.items() if name not in NEWER or value != NEWER[name]}
         geometry = self.geometry and bodies.stated(self.geometry)
         return stated | {"task": self.task.name, "sizes": self.task.settings(), "geometry": geometry}
-
-    @classmethod
-    def from_record(cls, stated: dict[str, Any]) -> Config:
-        """A configuration from its JSON; the file of a user's own task is executed.
-
-        Raises UserError for JSON that is not a configuration.
-        """
-        import tasks
-
-        try:
-            stated = ABSENT | NEWER | stated
-            stated["rates"] = tuple(stated["rates"])
-            file, geometry = stated["task_file"], stated["geometry"]
-            task = tasks.from_file(Path(file)) if file else tasks.find(stated["task"])
-            sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in stated.pop("sizes").items()}
-            return cls(**stated | {"task": task(**sizes), "geometry": geometry and bodies.from_stated(geometry)})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"not the configuration of a run ({type(error).__name__}: {error})") from error
 
     @property
     def digest(self) -> str:

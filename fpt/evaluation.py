@@ -21,8 +21,8 @@ def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
 
     between: called before each chunk; what it raises ends the evaluation.
     """
-    task = trainer.task
-    size = min(TOKENS_AT_ONCE // (task.tokens * trainer.runs), LOGITS_AT_ONCE // (task.answers * task.classes * trainer.runs))
+    asked = trainer.task.interface
+    size = min(TOKENS_AT_ONCE // asked.tokens, LOGITS_AT_ONCE // (asked.answers * asked.classes)) // trainer.runs
     size = max(1, min(len(split.inputs), size))
     predictions, losses = [], []
     for start in range(0, len(split.inputs), size):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpt import contract, counts, roles, splits
+from fpt import contract, contract_data, counts, optimization, roles, splits
 from fpt.checkpoint import Checkpoint
 from fpt.config import Config
 from fpt.parameters import Source, model_of
@@ -43,15 +43,19 @@ class Experiment:
         self.config, self.task, self.quiet = config, config.task, quiet
         say = (lambda line: None) if quiet else print
         self.data = contract.call(self.task, "load", data_dir, say)
-        anywhere = contract.check_data(self.task, self.data, config.batch)
+        contract_data.check_data(self.task, self.data, config.batch)
+        batch = contract_data.trace_batch(self.task, self.data.get("train"), config.batch)
         self.digests = splits.digests(self.data)
         examples = config.eval_examples
         self.validation = splits.sample(self.data, "validation", examples or VALIDATION)
         self.test = splits.sample(self.data, "test", examples)
         self.probes = {name: self.data[name] for name in self.task.probes}
         self.model, self.source = model_of(config), Source(config, found, runs)
+        table = {name: self.source.table[name] for name in self.source.trainable}
+        for run in runs:
+            optimization.rates(run, table)  # refuses factors that apply to nothing
         tokens = self.task.interface.tokens
-        if anywhere and config.geometry.positions is not None:
+        if batch.anywhere and config.geometry.positions is not None:
             tokens = config.geometry.positions
         self.counts = counts.count(self.source.table, roles.parse(config.train), config.geometry,
                                    tokens)

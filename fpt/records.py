@@ -28,8 +28,9 @@ import jax
 import numpy as np
 from filelock import FileLock, Timeout
 
+from fpt import bodies, registry
 from fpt.arrays import described, digest, pack, unpack
-from fpt.config import PLACES, Config
+from fpt.config import ABSENT, NEWER, PLACES, Config
 from fpt.errors import UserError
 from fpt.files import remove_leftovers, sha256, write_whole
 
@@ -96,6 +97,24 @@ def summary(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is damaged: {error}; delete the folder and train again") from None
     config |= {name: Path(config[name]).name for name in PLACES if config.get(name) and os.path.isabs(config[name])}
     return {"run": folder.resolve().name, "config": config, "curve": curve, "result": result}
+
+
+def configuration(stated: dict[str, Any]) -> Config:
+    """Makes a configuration of its JSON, as `Config.record` gives it; executes a user's task file.
+
+    Raises UserError for JSON that is not a configuration.
+    """
+    try:
+        stated = ABSENT | NEWER | stated
+        file, geometry = stated["task_file"], stated["geometry"]
+        task = registry.from_file(Path(file)) if file else registry.find(stated["task"])
+        sizes = {name: tuple(value) if isinstance(value, list) else value
+                 for name, value in stated.pop("sizes").items()}
+        geometry = geometry and bodies.from_stated(geometry)
+        return Config(**stated | {"task": task(**sizes), "geometry": geometry})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError("not the configuration of a run "
+                        f"({type(error).__name__}: {error})") from error
 
 
 def check(config: Any, curve: Any, result: Any) -> None:

@@ -111,14 +111,15 @@ def _look(loaded, options: Options) -> dict[str, Any]:
         raise nearest(options.split, data, f"split of {task.name}")
     splits.check(data, loaded.result["data"], str(loaded.folder))
     whole = data[options.split]
-    if whole.targets.shape[1:] != (task.answers,) or not len(whole.targets):
+    if whole.targets.shape[1:] != (task.interface.answers,) or not len(whole.targets):
         raise UserError(f"the {options.split} split of {task.name} is what examples are cut from, and cannot be looked at")
-    count, ablated = (asked if asked is not None else max(1, min(MOST_EXAMPLES, most // task.tokens)) for asked, most in (
+    tokens = task.interface.tokens
+    count, ablated = (asked if asked is not None else max(1, min(MOST_EXAMPLES, most // tokens)) for asked, most in (
         (options.count, TOKENS_MEASURED), (options.ablated, TOKENS_ABLATED)))
     measured = splits.sample(data, options.split, count)
     shown = options.examples
     if shown is None:
-        shown = range(min(4, len(whole.inputs), WEIGHTS_STORED // (geometry.layers * geometry.heads * task.tokens**2)))
+        shown = range(min(4, len(whole.inputs), WEIGHTS_STORED // (geometry.layers * geometry.heads * tokens**2)))
     if strange := [number for number in shown if not 0 <= number < len(whole.inputs)]:
         raise UserError(f"--examples: {options.split} has the examples 0 to {len(whole.inputs) - 1:,}, and no {strange[0]}")
 

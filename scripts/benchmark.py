@@ -19,7 +19,7 @@ from typing import Any
 from rich.progress import track
 
 import tasks
-from fpt.bodies import GEOMETRIES, Geometry
+from fpt.gpt2 import BODIES, GPT2
 from fpt.errors import UserError, nearest
 from fpt.files import write_whole
 from fpt.task import Task
@@ -84,17 +84,17 @@ class Side:
         return peak
 
 
-def model_flops(task: Task, geometry: Geometry, batch: int) -> float:
+def model_flops(task: Task, geometry: GPT2, batch: int) -> float:
     """Arithmetic of one step.
 
     fpt: each frozen product forward and by its input; of the last block, what read tokens need.  Pretraining: each
     product forward, by its input and by its weights, those with the token table included; not the optimiser's.
     """
-    width, tokens, read = geometry.width, task.tokens, task.queries
+    width, tokens, read = geometry.width, task.interface.tokens, task.interface.queries
     attention = 4 * tokens * width  # per query: scores and mixture over all tokens
     block = tokens * (2 * (4 * width**2 + 2 * width * geometry.inner) + attention)
-    if task.tied:
-        return 3 * batch * (geometry.layers * block + tokens * 2 * width * task.classes)
+    if task.interface.tied:
+        return 3 * batch * (geometry.layers * block + tokens * 2 * width * task.interface.classes)
     last = tokens * 4 * width**2 + read * (2 * (2 * width**2 + 2 * width * geometry.inner) + attention)
     return 2 * batch * ((geometry.layers - 1) * block + last)
 
@@ -113,11 +113,11 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
              for _ in track(range(options.turns), f"{name} {dtype}", transient=True)]
     peaks = [side.close() for side in sides]
     ours = median(turn[0] for turn in turns)
-    flops = options.stack * model_flops(task, GEOMETRIES[options.body], batch)
+    flops = options.stack * model_flops(task, BODIES[options.body], batch)
     row = {"task": name, "dtype": dtype, "body": options.body, "batch": batch, "stack": options.stack,
            "milliseconds": 1e3 * ours, "peak_bytes": peaks[0], "matmul_gflops": sides[0].ready["matmul"] / 1e9,
            "fraction_of_peak": flops / ours / sides[0].ready["matmul"], "first_step_seconds": sides[0].first_step_seconds,
-           "tokens_per_second": options.stack * batch * task.tokens / ours}
+           "tokens_per_second": options.stack * batch * task.interface.tokens / ours}
     if options.against == "torch":
         row |= {"torch_milliseconds": 1e3 * median(turn[1] for turn in turns), "torch_peak_bytes": peaks[1],
                 "speedup": median(turn[1] / turn[0] for turn in turns),
@@ -138,8 +138,8 @@ def main(arguments: list[str]) -> None:
     for dtype in options.dtype:
         if dtype not in ("float32", "bfloat16"):
             raise nearest(dtype, ("float32", "bfloat16"), "dtype")
-    if options.body not in GEOMETRIES:
-        raise nearest(options.body, GEOMETRIES, "body")
+    if options.body not in BODIES:
+        raise nearest(options.body, BODIES, "body")
     if options.against not in (None, "torch", "alone"):
         raise nearest(options.against, ("torch", "alone"), "side to compare with")
     for name in ("stack", "turns", "batch"):

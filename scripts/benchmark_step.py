@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import tasks
-from fpt.bodies import GEOMETRIES
+from fpt.gpt2 import BODIES
 from fpt.config import Config
 from fpt.parameters import Source, model_of
 from fpt.task import Split
-from fpt.trainer import Condition, Trainer
+from fpt.trainer import Trainer
 from scripts.benchmark_torch import serve
 
 SIDE = 2048  # of the matrices whose product gives the peak
@@ -38,12 +38,12 @@ def main() -> None:
     name, batch, body, dtype, runs = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
     task = tasks.find(name)()
     # As `fpt.parameters.resolve` would leave it, without a look for weights.
-    geometry = GEOMETRIES[body]
-    if task.tied:
+    geometry = BODIES[body]
+    if task.interface.tied:
         geometry = dataclasses.replace(geometry, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
     config = Config.preset(task, body=body, batch=batch, load="none", body_seed=0, dtype=dtype, geometry=geometry)
     model = model_of(config)
-    source = Source(config, model, None, own_bodies=False)
+    source = Source(config, None)
     trainable, frozen = source.stack([config] * runs)
     train = None
     if name == "language":
@@ -52,8 +52,9 @@ def main() -> None:
         noise = np.random.default_rng(0)
         train = Split(jnp.asarray(noise.integers(0, 256, (1_000, 32, 32, 3), np.uint8)),
                       jnp.asarray(noise.integers(0, 10, (1_000, 1), np.int32)))
-    trainer = Trainer(model, config, runs, source.axes(runs))
-    condition = Condition(jax.random.split(jax.random.key(0), runs), jnp.full(runs, 1e-3))
+    configs = [dataclasses.replace(config, seed=seed) for seed in range(runs)]
+    trainer = Trainer(model, config, source.table, source.axes(runs), runs)
+    condition = trainer.condition(configs)
     state, done = trainer.begin(trainable), 0
     del trainable
     advance = trainer.compile(frozen, train, condition, state)

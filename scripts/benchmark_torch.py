@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 
 import tasks
-from fpt.bodies import GEOMETRIES, write_geometry
+from fpt.gpt2 import BODIES
+from fpt.gpt2_config import write_geometry
 
 
 def serve(steps: Callable[[int], None], ready: dict[str, float]) -> None:
@@ -30,12 +31,12 @@ def main() -> None:
     except ImportError:
         sys.exit("error: no torch here; pip install -e '.[parity]', or torch==2.13.0 for its CPU build")
     name, batch, body, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-    task, geometry = tasks.find(name)(), GEOMETRIES[body]
+    asked, geometry = tasks.find(name)().interface, BODIES[body]
     torch.set_num_threads(os.cpu_count())
     torch.manual_seed(0)
     gpt2 = GPT2Model(GPT2Config(**write_geometry(geometry), attn_implementation="sdpa")).train()
-    first = torch.nn.Linear(task.width, geometry.width)
-    last = torch.nn.Linear(geometry.width, task.answers_per_query * task.classes)
+    first = torch.nn.Linear(asked.width, geometry.width)
+    last = torch.nn.Linear(geometry.width, asked.answers_per_query * asked.classes)
     dropout = torch.nn.Dropout(0.1)
     trained = [*first.parameters(), *last.parameters()]
     for parameter_name, parameter in gpt2.named_parameters():
@@ -46,15 +47,15 @@ def main() -> None:
             if dtype == "bfloat16":
                 parameter.data = parameter.data.bfloat16()
     optimizer = torch.optim.Adam(trained, lr=1e-3)
-    inputs = torch.randn(batch, task.tokens, task.width)
-    targets = torch.randint(0, task.classes, (batch * task.answers,))
+    inputs = torch.randn(batch, asked.tokens, asked.width)
+    targets = torch.randint(0, asked.classes, (batch * asked.answers,))
 
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
             hidden = gpt2(inputs_embeds=dropout(first(inputs)), use_cache=False).last_hidden_state
-            logits = last(hidden[:, -task.queries:])
-        loss = torch.nn.functional.cross_entropy(logits.float().reshape(-1, task.classes), targets)
+            logits = last(hidden[:, -asked.queries:])
+        loss = torch.nn.functional.cross_entropy(logits.float().reshape(-1, asked.classes), targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

@@ -231,7 +231,7 @@ def table() -> str:
         either = known or twin
         figures = (known and f"{known.accuracy:.3f}", twin and f"{twin.accuracy:.3f}",
                    either and f"{either.floor:.3f}", either and f"{either.minutes:.1f}")
-        rows.append((name, str(replace(task(), **preset.sizes or {}).tokens), preset.body, str(preset.batch),
+        rows.append((name, str(replace(task(), **preset.sizes or {}).interface.tokens), preset.body, str(preset.batch),
                      str(preset.steps), f"{preset.lr:g}", str(preset.eval_every), *(figure or "-" for figure in figures)))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["|".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

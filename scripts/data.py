@@ -38,21 +38,24 @@ def main(arguments: list[str]) -> None:
     task_class, _, rest = chosen_task(arguments, "python -m scripts.data TASK [options]")
     _, _, sized = preset_of(task_class, rest)
     options = parsed(Options[task_class], rest, f"python -m scripts.data {task_class.name}", default=Options(task=sized))
+    from fpt.contract_data import check_data
+
     task = options.task
     contract.check_sizes(task)
     data = contract.call(task, "load", data_folder(options.data_dir))
-    contract.check_data(task, data)
+    check_data(task, data)
     if options.split not in data:
         raise nearest(options.split, data, f"split of {task.name}")
     split = data[options.split]
-    if split.targets.shape[1:] != (task.answers,) or not len(split.targets):
+    if split.targets.shape[1:] != (task.interface.answers,) or not len(split.targets):
         raise UserError(f"the {options.split} split of {task.name} is what examples are cut from; --split test shows some")
     if not 0 <= options.example < len(split.inputs):
         raise UserError(f"--example must be between 0 and {len(split.inputs) - 1}, not {options.example}")
 
-    kind = f"{task.width} numbers each" if task.width else f"symbols of {task.vocabulary}"
-    print(f"{task.name}: {task.tokens} tokens, {kind}; {task.answers} answers of {task.classes} classes, "
-          f"read from {task.queries} token{'s' * (task.queries > 1)}")
+    asked = task.interface
+    kind = f"{asked.width} numbers each" if asked.width else f"symbols of {asked.vocabulary}"
+    print(f"{task.name}: {asked.tokens} tokens, {kind}; {asked.answers} answers of {asked.classes} classes, "
+          f"read from {asked.queries} token{'s' * (asked.queries > 1)}")
     if "train" not in data:
         print("  train       drawn from the key, without end")
     for name, (inputs, targets) in data.items():

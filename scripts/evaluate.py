@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
     data = loaded.task.load(data_folder(options.data_dir), lambda line: None)
     if options.split not in data:
         raise nearest(options.split, data, f"split of {loaded.task.name}")
-    if data[options.split].targets.shape[1:] != (loaded.task.answers,) or not len(data[options.split].targets):
+    if data[options.split].targets.shape[1:] != (loaded.task.interface.answers,) or not len(data[options.split].targets):
         raise UserError(f"the {options.split} split of {loaded.task.name} is what examples are cut from, and cannot be evaluated")
     splits.check(data, loaded.result["data"], str(options.folder))
     split = splits.sample(data, options.split, options.examples)

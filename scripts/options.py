@@ -126,7 +126,7 @@ def train_all(configs: list[Config], options: Options) -> list[dict[str, Any]]:
     """`fpt.train` as the commands call it: Ctrl-C says how to go on."""
     log = _log(options.log)
     from fpt.run import train
-    from fpt.stack import Interrupted
+    from fpt.interrupt import Interrupted
 
     try:
         return train(configs, out=options.out, data_dir=options.data_dir, keep=options.keep, log=log)

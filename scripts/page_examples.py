@@ -35,15 +35,15 @@ def some(run: LoadedRun, sample: Split, numbers: np.ndarray, total: int) -> list
 
 def describe(task: Task, inputs: np.ndarray, targets: np.ndarray, number: int) -> dict[str, Any]:
     """One example of the test split."""
-    encoded = np.asarray(task.encode(inputs[None]))[0]
-    tokens = task.tokens if task.pad is None else int((encoded != task.pad).sum())
+    encoded, asked = np.asarray(task.encode(inputs[None]))[0], task.interface
+    tokens = asked.tokens if asked.pad is None else int((encoded != asked.pad).sum())
     picture, text = task.picture(inputs), str(task.show(inputs, targets))
     return {
         "number": number, "tokens": tokens, "labels": [str(label) for label in task.token_labels(inputs)][:tokens],
         "text": text if picture is None else text.splitlines()[0],
         # What a token is where that is one number, and its label names its place.
-        "values": [f"{value:g}" for value in encoded[:, 0]] if task.width == 1 and picture is None else None,
-        "read": list(range(tokens - task.queries, tokens)),
+        "values": [f"{value:g}" for value in encoded[:, 0]] if asked.width == 1 and picture is None else None,
+        "read": list(range(tokens - asked.queries, tokens)),
         "masks": {name: _places(np.asarray(mask)[0]) for name, mask in task.answer_tokens(inputs[None]).items()},
         "targets": targets.tolist() if len(targets) <= ANSWERS else None,
         "picture": None if picture is None else {"size": [*picture.shape], "pixels": _hexadecimal(picture)},
@@ -62,15 +62,16 @@ def _hexadecimal(picture: np.ndarray) -> str:
 
 def describe_mean(task: Task, sample: Split, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the examples of a sample have in common, as `describe` says it; what differs between them is left out."""
-    tokens, labels, aligned = task.tokens, examples[0]["labels"], task.pad is None
+    asked = task.interface
+    tokens, labels, aligned = asked.tokens, examples[0]["labels"], asked.pad is None
     if not aligned:
-        tokens = int((np.asarray(task.encode(sample.inputs)) != task.pad).sum(axis=1).max())
+        tokens = int((np.asarray(task.encode(sample.inputs)) != asked.pad).sum(axis=1).max())
     if not aligned or any(example["labels"] != labels for example in examples):
         labels = [f"token {place}" for place in range(tokens)]
     masks = {name: np.asarray(mask) for name, mask in task.answer_tokens(sample.inputs).items()} if aligned else {}
     return {
         "number": None, "tokens": tokens, "labels": labels, "text": f"The mean over {len(sample.inputs):,} examples of test.",
-        "values": None, "read": list(range(tokens - task.queries, tokens)) if aligned else [],
+        "values": None, "read": list(range(tokens - asked.queries, tokens)) if aligned else [],
         "masks": {name: _places(mask[0]) for name, mask in masks.items() if (mask == mask[0]).all()},
         "targets": None, "picture": None,
     }

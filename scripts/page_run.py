@@ -45,7 +45,7 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
     """
     check(run, twins, data, asked)
     task, test = run.task, data["test"]
-    count = max(1, min(AVERAGED, TOKENS // task.tokens, WEIGHTS // task.tokens**2))
+    count = max(1, min(AVERAGED, TOKENS // task.interface.tokens, WEIGHTS // task.interface.tokens**2))
     numbers = splits.sampled("test", len(test.inputs), count)
     sample = splits.sample(data, "test", count)
     shown = list(asked.examples) or page_examples.some(run, sample, numbers, len(test.inputs))
@@ -75,7 +75,7 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
                     partial(mean, number) if last else own)
 
     views = [[view(number, place) for place in range(len(examples))] for number in range(len(moments))]
-    megabytes = asked.megabytes or (SMALL if task.grid is None and task.vocabulary is None else LARGE)
+    megabytes = asked.megabytes or (SMALL if task.grid is None and task.interface.vocabulary is None else LARGE)
     told = FRAME + len(json.dumps(examples)) + QUANTITIES * sum(one.heads for (one, *_) in views)
     store, stored = pack(views, now, asked.heads, heads, megabytes * 1e6 - told)
     known = page_measures.quantities(task, masks, moments, [measures[number] for number in range(len(moments))], found)

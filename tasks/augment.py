@@ -1,8 +1,9 @@
-"""Random crop, flip and rotation of images that lie on the device, in one gather.
+"""Crops, flips and rotates images at random, on the device and in one gather.
 
-The released code of Lu et al. 2021 (`cifar10.py`, `cifar10_gray.py`) uses torchvision's `RandomCrop(32, padding=4)`,
-`RandomHorizontalFlip()` and `RandomRotation(20)`, in that order.  Each of them only moves pixels, so the three compose
-into one map from a pixel of the result to a pixel of the original.  Importing this module imports jax.
+The released code of Lu et al. 2021 (`cifar10.py`, `cifar10_gray.py`) uses torchvision's
+`RandomCrop(32, padding=4)`, `RandomHorizontalFlip()` and `RandomRotation(20)`, in that order.  Each
+of them only moves pixels, so the three compose into one map from a pixel of the result to a pixel
+of the original.  Importing this module imports jax.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ ONE = 1 << 16  # 1 in the fixed point of Pillow's affine transform, which torchv
 
 
 class Moves(NamedTuple):
-    """What is done to each image of a batch."""
+    """Describes how each image of a batch is moved."""
 
     top: jax.Array  # [B] int32 in 0..2 PADDING: first row of the crop in the padded image
     left: jax.Array  # [B] int32
@@ -29,16 +30,16 @@ class Moves(NamedTuple):
 
 
 def angles() -> np.ndarray:
-    """The rotations in degrees, anticlockwise: -20 to 20 in hundredths.
+    """Lists the rotations in degrees, anticlockwise: -20 to 20 in hundredths.
 
-    They are a list so that the fixed-point numbers of each are worked out on the host, in double precision:
-    every device then turns an image by the same pixels.
+    The fixed-point numbers of each are computed on the host, in double precision, so that every
+    device turns an image by the same pixels.
     """
     return np.linspace(-DEGREES, DEGREES, 2 * DEGREES * STEPS + 1)
 
 
 def draw(key, batch: int) -> Moves:
-    """Uniform moves for a batch: (2 PADDING + 1)^2 crops, a flip with probability 1/2, any of the angles."""
+    """Draws uniform moves: (2 PADDING + 1)^2 crops, a flip or none, any of the angles."""
     crop, flip, turn = jax.random.split(key, 3)
     top, left = jax.random.randint(crop, (2, batch), 0, 2 * PADDING + 1)
     return Moves(top, left, jax.random.bernoulli(flip, shape=(batch,)),
@@ -46,22 +47,25 @@ def draw(key, batch: int) -> Moves:
 
 
 def moved(images, numbers, moves: Moves):
-    """Crops, flips, then turns (nearest pixel, zeros outside) the images `numbers` [B] out of `images` [N, S, S, C].
+    """Crops, flips, then turns some of the images [N, S, S, C], those of `numbers` [B].
 
-    Returns [B, S, S, C] of the same type.  Equal, pixel for pixel, to doing the three in sequence with Pillow.
+    The result is [B, S, S, C] of the same dtype: nearest pixels, zeros outside, and pixel for pixel
+    what Pillow gives for the three in sequence.
     """
     size = images.shape[1]
     coefficients = jnp.asarray(_turns(size))[moves.turn]  # [B, 6]
     a, b, c, d, e, f = (coefficients[:, i, None, None] for i in range(6))
     rows, columns = jnp.arange(size)[:, None], jnp.arange(size)
-    x = (a * columns + b * rows + c) >> 16  # [B, S, S]: where a pixel of the result was before the rotation
+    # [B, S, S]: where a pixel of the result was before the rotation.
+    x = (a * columns + b * rows + c) >> 16
     y = (d * columns + e * rows + f) >> 16
     inside = _within(x, size) & _within(y, size)
     x = jnp.where(moves.flip[:, None, None], size - 1 - x, x) + moves.left[:, None, None] - PADDING
     y = y + moves.top[:, None, None] - PADDING
     inside &= _within(x, size) & _within(y, size)
     place = (numbers[:, None, None] * size + y) * size + x
-    pixels = images.reshape(-1, images.shape[-1]).at[jnp.where(inside, place, 0)].get(mode="promise_in_bounds")
+    flat = images.reshape(-1, images.shape[-1])
+    pixels = flat.at[jnp.where(inside, place, 0)].get(mode="promise_in_bounds")
     return jnp.where(inside[..., None], pixels, jnp.zeros((), images.dtype))
 
 
@@ -70,7 +74,10 @@ def _within(coordinate, size: int):
 
 
 def _turns(size: int) -> np.ndarray:
-    """For each angle, x' = (a x + b y + c) / ONE and y' = (d x + e y + f) / ONE about the centre, int32 [angles, 6]."""
+    """Computes the coefficients a to f of each rotation about the centre, int32 [angles, 6].
+
+    x' = (a x + b y + c) / ONE, and y' = (d x + e y + f) / ONE.
+    """
     radians = -np.deg2rad(angles())
     cosine, sine = np.cos(radians), np.sin(radians)
     half = size / 2

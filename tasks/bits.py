@@ -1,7 +1,8 @@
-"""Bit memory and bit XOR, drawn on the device.
+"""Defines bit memory and bit XOR, whose examples are drawn on the device.
 
-Protocol: Lu et al. 2021, section 2.1, with the details of the released code (`bit_memory.py`, `bit_xor.py`).
-Validation and test are fixed draws from keys of their own, but for a bit XOR small enough to be listed whole.
+Protocol: Lu et al. 2021, section 2.1, with the details of the released code (`bit_memory.py`,
+`bit_xor.py`).  Validation and test are fixed draws from keys of their own; a small bit XOR is
+tested on all inputs there are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from fpt.errors import UserError
-from fpt.task import Preset, Split, Task
+from fpt.task import Batch, Interface, Preset, Split, Task
 
 EXAMPLES = 2_000  # in a split that is drawn
 LISTED = 16  # a bit XOR of at most this many input bits is tested on all its inputs
@@ -21,9 +22,12 @@ LISTED = 16  # a bit XOR of at most this many input bits is tested on all its in
 
 @dataclass(frozen=True)
 class _Bits(Task):
-    """What both tasks share: `strings` of `bits` each, cut into tokens of `patch` bits, two classes a bit."""
+    """Represents strings of bits in tokens of `patch` bits; each bit of the answer is a label.
 
-    classes: ClassVar[int] = 2
+    A subclass gives the sizes `strings`, `bits` and `patch`, and `_rows`: how many strings of bits
+    an example has, the query included.
+    """
+
     levels: ClassVar[int] = 3  # -1, 0 and 1
 
     def __post_init__(self):
@@ -33,16 +37,14 @@ class _Bits(Task):
             raise UserError(f"{self.name}: --patch {self.patch} does not divide --bits {self.bits}")
 
     @property
-    def width(self) -> int:
-        return self.patch
-
-    @property
-    def answers_per_query(self) -> int:
-        return self.patch
-
-    @property
-    def queries(self) -> int:
+    def _queries(self) -> int:
+        """Counts the tokens of a string, which are also those that the answer is read from."""
         return self.bits // self.patch
+
+    @property
+    def interface(self) -> Interface:
+        return Interface(tokens=self._rows * self._queries, width=self.patch, classes=2,
+                         queries=self._queries, answers_per_query=self.patch)
 
     def load(self, folder=None, report=print) -> dict[str, Split]:
         return {"validation": self._fixed(1), "test": self._fixed(2)}
@@ -53,20 +55,21 @@ class _Bits(Task):
         drawn = jax.jit(self._sample, static_argnums=1)(jax.random.key(number), EXAMPLES)
         return Split(*map(np.asarray, drawn))
 
-    def draw(self, train, key, step, batch) -> Split:
+    def draw(self, train, key, step, batch) -> Batch:
         import jax
 
-        return self._sample(jax.random.fold_in(key, step), batch)
+        return Batch(*self._sample(jax.random.fold_in(key, step), batch))
 
     def encode(self, inputs):
-        import jax.numpy as jnp
-
-        return jnp.reshape(inputs, (len(inputs), self.tokens, self.patch)).astype(jnp.float32)
+        return self._patches(inputs).astype(np.float32)
 
     def symbols(self, inputs):
+        return self._patches(inputs).astype(np.int32) + 1
+
+    def _patches(self, inputs):
         import jax.numpy as jnp
 
-        return jnp.reshape(inputs, (len(inputs), self.tokens, self.patch)).astype(jnp.int32) + 1
+        return jnp.reshape(inputs, (len(inputs), -1, self.patch))
 
     def _place(self, row: int, query: int) -> str:
         first = query * self.patch
@@ -74,22 +77,32 @@ class _Bits(Task):
         return f"{self._row_name(row)}, {bits}"
 
     def _places(self, rows: np.ndarray) -> np.ndarray:
-        """The tokens at the place of each query in some rows of the inputs: bool [N, rows] -> bool [N, Q, T]."""
-        rows = np.pad(rows, ((0, 0), (0, self.tokens // self.queries - rows.shape[1])))
-        place = np.eye(self.queries, dtype=bool)
-        return (rows[:, None, :, None] & place[:, None]).reshape(len(rows), self.queries, self.tokens)
+        """Marks the token at each query's place in some of the strings.
+
+        rows: which of an example's strings, from the first on, bool [N, rows] -> bool [N, Q, T].
+        """
+        rows = np.pad(rows, ((0, 0), (0, self._rows - rows.shape[1])))
+        place = np.eye(self._queries, dtype=bool)
+        return (rows[:, None, :, None] & place[:, None]).reshape(len(rows), self._queries, -1)
 
     def token_labels(self, example) -> list[str]:
-        return [self._place(row, query) for row in range(len(example)) for query in range(self.queries)]
+        places = range(self._queries)
+        return [self._place(row, query) for row in range(len(example)) for query in places]
+
+    def show(self, example, target) -> str:
+        rows = {self._row_name(row): self._digits(bits) for row, bits in enumerate(example)}
+        rows["answer"] = "".join(str(int(bit)) for bit in target)
+        return "\n".join(f"{name:>9}  {digits}" for name, digits in rows.items())
 
 
 @dataclass(frozen=True)
 class BitMemory(_Bits):
-    """Strings of bits, then one of them again with each bit hidden with probability 1/2: recall the whole string."""
+    """Shows strings of bits, then one of them with half of its bits hidden: recall the string."""
 
     name: ClassVar[str] = "bit-memory"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=4, steps=500, lr=1e-3, eval_every=100, eval_examples=500),
+        "laptop": Preset(body="gpt2-mini", batch=4, steps=500, lr=1e-3, eval_every=100,
+                         eval_examples=500),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
     }
 
@@ -101,11 +114,14 @@ class BitMemory(_Bits):
     """Bits of a token."""
 
     @property
-    def tokens(self) -> int:
-        return (self.strings + 1) * self.queries
+    def _rows(self) -> int:
+        return self.strings + 1
 
     def _sample(self, key, batch: int) -> Split:
-        """Inputs [batch, strings + 1, bits] in {-1, 0, 1}, 0 being hidden; targets [batch, bits] in {0, 1}."""
+        """Draws inputs [batch, strings + 1, bits] and targets [batch, bits].
+
+        Inputs are -1, 1, or 0 where a bit is hidden, with probability 1/2; targets are 0 and 1.
+        """
         import jax
         import jax.numpy as jnp
 
@@ -114,8 +130,8 @@ class BitMemory(_Bits):
         chosen = jax.random.randint(choice, (batch, 1, 1), 0, self.strings)
         answer = jnp.take_along_axis(patterns, chosen, axis=1)  # [batch, 1, bits]
         signs = lambda bits: jnp.where(bits, 1, -1).astype(jnp.int8)
-        query = jnp.where(jax.random.bernoulli(hidden, shape=answer.shape), 0, signs(answer)).astype(jnp.int8)
-        inputs = jnp.concatenate([signs(patterns), query], axis=1)
+        query = jnp.where(jax.random.bernoulli(hidden, shape=answer.shape), 0, signs(answer))
+        inputs = jnp.concatenate([signs(patterns), query.astype(jnp.int8)], axis=1)
         return Split(inputs, answer[:, 0].astype(jnp.int32))
 
     def slices(self, inputs) -> dict[str, np.ndarray]:
@@ -128,15 +144,16 @@ class BitMemory(_Bits):
         counted = (strings > 0).sum(axis=1) * 2 - self.strings  # above zero: more ones than zeros
         voted = np.where(query != 0, query > 0, counted > 0) == targets
         hidden = query == 0
+        ones = targets.mean()
         floors = {
-            "majority": float(max(targets.mean(), 1 - targets.mean())),
-            "copy visible": float(np.where(hidden, targets == (targets.mean() > 0.5), True).mean()),
+            "majority": float(max(ones, 1 - ones)),
+            "copy visible": float(np.where(hidden, targets == (ones > 0.5), True).mean()),
             "copy visible, vote on hidden": float(voted.mean()),
         }
         return floors | ({"hidden/vote": float(voted[hidden].mean())} if hidden.any() else {})
 
     def answer_tokens(self, inputs) -> dict[str, np.ndarray]:
-        """The place that is asked for, in the strings that agree with all visible bits, and in the others."""
+        """Marks a query's place in the strings that agree with all visible bits, and in others."""
         strings, query = np.asarray(inputs)[:, :-1], np.asarray(inputs)[:, -1:]
         matches = ((strings == query) | (query == 0)).all(axis=2)  # [N, strings]
         return {"matching string": self._places(matches), "other strings": self._places(~matches)}
@@ -144,15 +161,13 @@ class BitMemory(_Bits):
     def _row_name(self, row: int) -> str:
         return "query" if row == self.strings else f"string {row + 1}"
 
-    def show(self, example, target) -> str:
-        symbol = {-1: "0", 0: "·", 1: "1"}
-        rows = [f"{self._row_name(i):>9}  {''.join(symbol[int(b)] for b in row)}" for i, row in enumerate(example)]
-        return "\n".join([*rows, f"{'answer':>9}  {''.join(str(int(b)) for b in target)}"])
+    def _digits(self, bits) -> str:
+        return "".join({-1: "0", 0: "·", 1: "1"}[int(bit)] for bit in bits)
 
 
 @dataclass(frozen=True)
 class BitXor(_Bits):
-    """Strings of bits; the answer at each position is their exclusive or."""
+    """Shows strings of bits and asks for their exclusive or at each position."""
 
     name: ClassVar[str] = "bit-xor"
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -168,11 +183,11 @@ class BitXor(_Bits):
     """Bits of a token."""
 
     @property
-    def tokens(self) -> int:
-        return self.strings * self.queries
+    def _rows(self) -> int:
+        return self.strings
 
     def _sample(self, key, batch: int) -> Split:
-        """Inputs [batch, strings, bits] in {0, 1}; targets [batch, bits]."""
+        """Draws inputs [batch, strings, bits] in {0, 1} and targets [batch, bits]."""
         import jax
         import jax.numpy as jnp
 
@@ -193,13 +208,14 @@ class BitXor(_Bits):
         return {"majority": float(max(ones, 1 - ones))}
 
     def answer_tokens(self, inputs) -> dict[str, np.ndarray]:
-        """The bits of the position in all strings, and in those before the last, whose token is the one that is read."""
-        earlier = np.broadcast_to(np.arange(self.strings) < self.strings - 1, (len(inputs), self.strings))
-        return {"bits of that position": self._places(np.ones_like(earlier)), "those of earlier strings": self._places(earlier)}
+        """Marks a query's place in all strings, and in all but the last, which is read itself."""
+        earlier = np.arange(self.strings) < self.strings - 1
+        earlier = np.broadcast_to(earlier, (len(inputs), self.strings))
+        return {"bits of that position": self._places(np.ones_like(earlier)),
+                "those of earlier strings": self._places(earlier)}
 
     def _row_name(self, row: int) -> str:
         return f"string {row + 1}"
 
-    def show(self, example, target) -> str:
-        rows = [f"{self._row_name(i):>9}  {''.join(str(int(b)) for b in row)}" for i, row in enumerate(example)]
-        return "\n".join([*rows, f"{'answer':>9}  {''.join(str(int(b)) for b in target)}"])
+    def _digits(self, bits) -> str:
+        return "".join(str(int(bit)) for bit in bits)

@@ -1,7 +1,8 @@
-"""tensorflow-datasets builders of MNIST and CIFAR-10 that need no TensorFlow.
+"""Builds MNIST and CIFAR-10 with tensorflow-datasets, but without TensorFlow.
 
-The stock builders encode images with TensorFlow.  These hold them as uint8 tensors in array_record files, in the order
-of the official files, and are read with `as_data_source`.  Importing this module imports tensorflow_datasets.
+The stock builders encode images with TensorFlow.  These hold them as uint8 tensors in array_record
+files, in the order of the official files, and are read with `as_data_source`.  Importing this
+module imports tensorflow_datasets.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PROBE_SECONDS = 10  # how long a server may take to answer before it counts as o
 
 
 class _Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Images and labels of a `source`, out of a data `folder`, or downloaded where that is None."""
+    """Builds the dataset of a `source` from a data `folder`, or downloads it where that is None."""
 
     VERSION = tfds.core.Version("1.0.0")
     shape: ClassVar[tuple[int, int, int]]
@@ -46,9 +47,9 @@ class _Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @property
     def url_infos(self) -> dict[str, UrlInfo]:
-        """The checksums that tensorflow-datasets holds downloads to."""
-        return {url: UrlInfo(size, sha256, name)
-                for (name, url), (size, sha256) in zip(self.source.packages.items(), self.source.urls.values())}
+        """Gives the checksums that tensorflow-datasets holds downloads to."""
+        known = zip(self.source.packages.items(), self.source.urls.values())
+        return {url: UrlInfo(size, sha256, name) for (name, url), (size, sha256) in known}
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         paths = self.source.find(self.folder) if self.folder else _fetch(self.source, dl_manager)
@@ -60,58 +61,63 @@ class _Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield number, {"image": image, "label": int(label)}
 
     def _decode(self, contents: Mapping[str, bytes]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Name -> content of the files to split -> images [N, *shape] and labels [N], both uint8."""
+        """Decodes the files by name into splits: images [N, *shape] and labels [N], both uint8."""
         raise NotImplementedError
 
 
 class MnistImages(_Images, skip_registration=True):
-    """MNIST from its idx files: a header of 16 bytes before the images, of 8 before the labels."""
+    """Decodes MNIST's idx files: a header of 16 bytes before the images, of 8 before the labels."""
 
     shape = (28, 28, 1)
 
     def _decode(self, contents):
         def split(prefix: str):
             images = np.frombuffer(contents[f"{prefix}-images-idx3-ubyte"], np.uint8, offset=16)
-            return images.reshape(-1, *self.shape), np.frombuffer(contents[f"{prefix}-labels-idx1-ubyte"], np.uint8, offset=8)
+            labels = np.frombuffer(contents[f"{prefix}-labels-idx1-ubyte"], np.uint8, offset=8)
+            return images.reshape(-1, *self.shape), labels
 
         return {"train": split("train"), "test": split("t10k")}
 
 
 class Cifar10Images(_Images, skip_registration=True):
-    """CIFAR-10 from its binary version: an image is a label, then 1,024 bytes each of red, green and blue."""
+    """Decodes CIFAR-10's binary version: a label, then 1,024 bytes of red, of green, of blue."""
 
     shape = (32, 32, 3)
 
     def _decode(self, contents):
         def split(names: list[str]):
-            rows = np.concatenate([np.frombuffer(contents[name], np.uint8) for name in names]).reshape(-1, 3_073)
+            rows = np.concatenate([np.frombuffer(contents[name], np.uint8) for name in names])
+            rows = rows.reshape(-1, 3_073)
             return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0]
 
-        return {"train": split([f"data_batch_{number}.bin" for number in range(1, 6)]), "test": split(["test_batch.bin"])}
+        return {"train": split([f"data_batch_{number}.bin" for number in range(1, 6)]),
+                "test": split(["test_batch.bin"])}
 
 
 BUILDERS = {"mnist": MnistImages, "cifar10": Cifar10Images}
 
 
 def build(source: Source, folder: Path | None) -> dict[str, np.ndarray]:
-    """`train_images`, `train_labels`, `test_images` and `test_labels` of a source, uint8, in the official order.
+    """Decodes a source into `train_images`, `train_labels`, `test_images` and `test_labels`.
 
-    The record files and what was downloaded lie in a temporary folder, gone when this returns or raises.  Raises
-    UserError where the data are missing, short, corrupt or out of reach, and where the disk is full.
+    They are uint8, in the official order.  The record files and what was downloaded lie in a
+    temporary folder, gone when this returns or raises.  Raises UserError where the data are
+    missing, short, corrupt or out of reach, and where the disk is full.
     """
     cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{source.name}.") as temporary, _quiet():
-            builder = BUILDERS[source.name](source=source, folder=folder, data_dir=temporary)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{source.name}.") as place, _quiet():
+            builder = BUILDERS[source.name](source=source, folder=folder, data_dir=place)
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
                 try_download_gcs=False, force_checksums_validation=True))
             arrays = {}
             for split in ("train", "test"):
                 records = builder.as_data_source(split)
                 examples = records.__getitems__(range(len(records)))
-                arrays[f"{split}_images"] = np.stack([example["image"] for example in examples])
-                arrays[f"{split}_labels"] = np.array([example["label"] for example in examples], np.uint8)
+                images, labels = zip(*((found["image"], found["label"]) for found in examples))
+                arrays[f"{split}_images"] = np.stack(images)
+                arrays[f"{split}_labels"] = np.array(labels, np.uint8)
             return arrays
     except OSError as error:
         raise UserError(f"cannot decode {source.name} in {cache}: {error.strerror or error}; "
@@ -119,18 +125,20 @@ def build(source: Source, folder: Path | None) -> dict[str, np.ndarray]:
 
 
 def _fetch(source: Source, dl_manager) -> dict[str, Path]:
-    """Downloads what a source is packed in, one after the other, checked by size and SHA-256."""
+    """Downloads the files of a source, one after the other, checked by size and SHA-256."""
     instead = f"give the folder that holds {source.name}/ with --data-dir or FPT_DATA"
     paths = {}
     for name, url in source.packages.items():
         try:
-            # tensorflow-datasets retries for minutes; asking first makes a missing network or file known at once.
+            # tensorflow-datasets retries for minutes; asking first shows at once what is missing.
             requests.head(url, timeout=PROBE_SECONDS, allow_redirects=True).raise_for_status()
             paths[name] = dl_manager.download(url)
         except NonMatchingChecksumError as error:
-            raise UserError(f"{url} does not serve the official file: size or sha256 differ; {instead}") from error
+            raise UserError(f"{url} does not serve the official file: size or sha256 differ; "
+                            f"{instead}") from error
         except requests.HTTPError as error:
-            raise UserError(f"cannot fetch {url}: HTTP status {error.response.status_code}; {instead}") from error
+            status = error.response.status_code
+            raise UserError(f"cannot fetch {url}: HTTP status {status}; {instead}") from error
         except (tfds.download.DownloadError, requests.RequestException) as error:
             raise UserError(f"cannot fetch {url} ({type(error).__name__}); {instead}") from error
     return paths

@@ -1,4 +1,4 @@
-"""Copying without language: random symbols, then the same again (what induction heads do; Olsson et al. 2022)."""
+"""Defines copying without language, which is what induction heads do (Olsson et al. 2022)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fpt.task import Preset, Split
+from fpt.task import Batch, Preset, Split
 from tasks.nexttoken import BEGIN, PRETRAINING, NextToken
 
 EXAMPLES = 256  # in a split
@@ -16,15 +16,16 @@ EXAMPLES = 256  # in a split
 
 @dataclass(frozen=True)
 class Copying(NextToken):
-    """Random symbols, then the same again."""
+    """Shows random symbols, then the same again, and asks for the next one each time."""
 
     name: ClassVar[str] = "copy"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=8, steps=600, lr=3e-3, eval_every=100, settings=PRETRAINING | {"warmup": 100}),
+        "laptop": Preset(body="gpt2-mini", batch=8, steps=600, lr=3e-3, eval_every=100,
+                         settings=PRETRAINING | {"warmup": 100}),
     }
 
     context: int = 128
-    """Symbols that are seen at once."""
+    """Sets how many symbols the body sees at once."""
     varied: bool = False
     """Whether each example repeats with a period of its own, so that only content tells what comes next."""
 
@@ -36,10 +37,10 @@ class Copying(NextToken):
                  for number, name in enumerate(["validation", "test"])}
         return drawn | self.repetitions()
 
-    def draw(self, train, key, step, batch) -> Split:
+    def draw(self, train, key, step, batch) -> Batch:
         import jax
 
-        return self._sample(jax.random.fold_in(key, step), batch)
+        return Batch(*self._sample(jax.random.fold_in(key, step), batch), self.anywhere)
 
     def _sample(self, key, batch: int) -> Split:
         """Inputs and targets [batch, context], of a period of half the context, or drawn between an eighth and a half of it."""

@@ -1,8 +1,9 @@
-"""Expressions of ListOps: drawing them, evaluating them, and their forms as symbols and as text.
+"""Draws, evaluates, reads and writes the expressions of ListOps.
 
-Generator and semantics: Nangia & Bowman 2018, with the settings of the Long Range Arena (`listops.py`, Tay et al.
-2021).  A node below the greatest depth is an operator with probability 1/4, else a digit; an operator has from 2 to
-`arguments` arguments; MED is the median with its fraction dropped, SM the sum modulo 10.
+Generator and semantics: Nangia & Bowman 2018, with the settings of the Long Range Arena
+(`listops.py`, Tay et al. 2021).  A node below the greatest depth is an operator with probability
+1/4, else a digit; an operator has from 2 to `arguments` arguments; MED is the median with its
+fraction dropped, SM the sum modulo 10.
 """
 
 from __future__ import annotations
@@ -18,30 +19,31 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from fpt.errors import UserError
 from tasks.law import OPERATOR_SHARE, Law
 
-# Symbol numbers: 0 fills up, 1 to 10 are the digits 0 to 9, then the operators, then the bracket that closes.
+# Symbols: 0 fills up, 1 to 10 are the digits 0 to 9, then the operators, then the closing bracket.
 PAD, ZERO, FIRST, CLOSE = 0, 1, 11, 15
 OPERATORS = ("MIN", "MAX", "MED", "SM")
 WORDS = ("", *"0123456789", *(f"[{name}" for name in OPERATORS), "]")
 NUMBERS = {word: number for number, word in enumerate(WORDS) if word}
-BLOCK = 500  # accepted expressions that one process draws at a time, from a generator of their own
+BLOCK = 500  # accepted expressions that a process draws at a time, from a generator of their own
 
 _no_more = threading.Event()  # set in a process that draws once nobody waits for its blocks
 
 
 class _NoMore(Exception):
-    """Nobody waits for what is being drawn."""
+    """Says that nobody waits any longer for the block that is being drawn."""
 
 
 class _TooLong(Exception):
-    """The expression that is being drawn has passed the longest that is asked for."""
+    """Says that the expression that is being drawn has passed the greatest length."""
 
 
 def value_of(operator: int, values: list[int]) -> int:
-    """The value of an operator (0 to 3, as in OPERATORS) on its arguments' values, 0 to 9."""
+    """Applies an operator (0 to 3, as in OPERATORS) to its arguments' values, 0 to 9."""
     if operator == 0:
         return min(values)
     if operator == 1:
@@ -53,7 +55,10 @@ def value_of(operator: int, values: list[int]) -> int:
 
 
 def evaluate(symbols: list[int]) -> int:
-    """The value of an expression in bracketed symbols.  Raises ValueError where it is not one expression."""
+    """Computes the value of an expression in bracketed symbols.
+
+    Raises ValueError for symbols that are not one expression.
+    """
     open_operators: list[tuple[int, list[int]]] = [(-1, [])]
     for symbol in symbols:
         if ZERO <= symbol < FIRST:
@@ -71,7 +76,7 @@ def evaluate(symbols: list[int]) -> int:
 
 
 def read(text: str) -> list[int]:
-    """Bracketed symbols of an expression's text, with or without the published files' parentheses.
+    """Reads the bracketed symbols of a text, with or without the published files' parentheses.
 
     Raises ValueError for a word that is none of ListOps'.
     """
@@ -82,14 +87,45 @@ def read(text: str) -> list[int]:
 
 
 def write(symbols: list[int]) -> str:
-    """The text of bracketed symbols, without parentheses."""
+    """Writes bracketed symbols as text, without parentheses."""
     return " ".join(WORDS[symbol] for symbol in symbols)
 
 
-def draw(generator: random.Random, law: Law) -> tuple[list[int], int]:
-    """One expression within the law's lengths, in bracketed symbols, and its value.
+def read_file(file: Path, longest: int, expected: int) -> list[tuple[bytes, int]]:
+    """Reads the expressions of a published file, and their values, which are checked.
 
-    The root is an operator wherever a digit alone would be too short, which changes the number of draws only.
+    longest, expected: the most symbols that an expression may have, and how many expressions there
+    are.  Raises UserError that names the file, and the line where one is wrong.
+    """
+    found = []
+    try:
+        with open(file, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                source, _, target = line.rstrip("\n").partition("\t")
+                if number == 1 and (source, target) == ("Source", "Target"):
+                    continue
+                try:
+                    symbols = read(source)
+                    if evaluate(symbols) != int(target):
+                        raise ValueError(f"the value is not {target}")
+                    if len(symbols) > longest:
+                        raise ValueError(f"{len(symbols)} tokens, where none has over {longest}")
+                except ValueError as error:
+                    wrong = f"{file}, line {number}: {error}"
+                    raise UserError(f"{wrong}; fetch the file again") from None
+                found.append((bytes(symbols), int(target)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read ({error}); fetch it again") from None
+    if len(found) != expected:
+        raise UserError(f"{file} holds {len(found):,} expressions where {expected:,} are "
+                        "published; fetch it again")
+    return found
+
+
+def draw(generator: random.Random, law: Law) -> tuple[list[int], int]:
+    """Draws an expression of an allowed length, in bracketed symbols, with its value.
+
+    The root is an operator where a digit alone would be too short: this only saves draws.
     """
     while True:
         if _no_more.is_set():
@@ -103,7 +139,9 @@ def draw(generator: random.Random, law: Law) -> tuple[list[int], int]:
             return symbols, value
 
 
-def _grow(generator: random.Random, law: Law, depth: int, symbols: list[int], operator: bool = False) -> int:
+def _grow(generator: random.Random, law: Law, depth: int, symbols: list[int],
+          operator: bool = False) -> int:
+    """Appends the symbols of a random node at this depth, and gives the node's value."""
     if not operator and (depth >= law.depth or generator.random() > OPERATOR_SHARE):
         digit = int(generator.random() * 10)
         symbols.append(ZERO + digit)
@@ -122,18 +160,21 @@ def _grow(generator: random.Random, law: Law, depth: int, symbols: list[int], op
 
 
 def draw_block(law: Law, seed: int, number: int) -> list[tuple[bytes, int]]:
-    """Block `number` of a seed's expressions, each as bytes of bracketed symbols with its value."""
+    """Draws block `number` of a seed's expressions, each as bytes of symbols with its value."""
     # Each level of nesting is a call, and has put down a symbol at least.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 1_000 + law.longest))
     generator = random.Random(f"listops {seed} {number}")
-    return [(bytes(symbols), value) for symbols, value in (draw(generator, law) for _ in range(BLOCK))]
+    drawn = (draw(generator, law) for _ in range(BLOCK))
+    return [(bytes(symbols), value) for symbols, value in drawn]
 
 
-def draw_distinct(law: Law, seed: int, count: int, report: Callable[[int], None]) -> list[tuple[bytes, int]]:
-    """The first `count` distinct expressions of a seed, in the order of their blocks, whatever the number of processes.
+def draw_distinct(law: Law, seed: int, count: int,
+                  report: Callable[[int], None]) -> list[tuple[bytes, int]]:
+    """Draws the first `count` distinct expressions of a seed, in the order of their blocks.
 
-    Uses every core.  report: called with the number that there are.  Raises UserError where the law has too few, and,
-    before anything is drawn, where it would take too long.
+    Uses every core; the number of processes does not change the result.  report: is called with
+    the number of expressions so far.  Raises UserError where the law has too few of them, and,
+    before anything is drawn, where drawing would take too long.
     """
     law.check_time(-(-count // BLOCK) * BLOCK)
     found: dict[bytes, int] = {}
@@ -145,14 +186,15 @@ def draw_distinct(law: Law, seed: int, count: int, report: Callable[[int], None]
             if len(found) >= count:
                 break
             if len(found) - before < BLOCK // 50:
-                raise UserError(f"listops: there are hardly more than {len(found):,} expressions of {law.shortest} to "
-                                f"{law.longest} tokens; ask for fewer, or for longer ones")
+                raise UserError(f"listops: there are hardly more than {len(found):,} expressions of "
+                                f"{law.shortest} to {law.longest} tokens; ask for fewer, or for "
+                                "longer ones")
             report(len(found))
     return list(found.items())[:count]
 
 
 def _blocks(law: Law, seed: int) -> Iterator[list[tuple[bytes, int]]]:
-    """Blocks 0, 1, 2, ... as they are ready, a few ahead of the reader."""
+    """Yields the blocks 0, 1, 2, ... in order, and has a few drawn ahead of the reader."""
     processes = os.cpu_count() or 1
     context = get_context("spawn")
     orders, to_give = context.Pipe(duplex=False)
@@ -171,8 +213,9 @@ def _blocks(law: Law, seed: int) -> Iterator[list[tuple[bytes, int]]]:
             number += 1
             yield block
     except BrokenProcessPool:
-        raise UserError("listops is drawn by processes of its own, and they end at once; a script of your own that trains "
-                        "on it must do so under `if __name__ == '__main__':`") from None
+        raise UserError("listops is drawn by processes of its own, and they end at once; a script "
+                        "of your own that trains on it must do so under "
+                        "`if __name__ == '__main__':`") from None
     finally:
         os.write(to_give.fileno(), bytes(processes))
         pool.shutdown(wait=True, cancel_futures=True)
@@ -181,9 +224,10 @@ def _blocks(law: Law, seed: int) -> Iterator[list[tuple[bytes, int]]]:
 
 
 def _listen(orders: Connection) -> None:
-    """Makes this process give up its block at an order, which is a byte, and end when the one that started it has ended.
+    """Makes this process give up its block at an order, and end when its parent has ended.
 
-    A process that gives up still answers: one that ended in the midst of an answer would leave the other waiting for the rest.
+    An order is a byte.  A process that gives up still answers: one that ended in the midst of an
+    answer would leave its parent waiting for the rest.
     """
     def obey() -> None:
         if os.read(orders.fileno(), 1):  # nothing can be read where the other end has gone
@@ -196,7 +240,7 @@ def _listen(orders: Connection) -> None:
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Keeps Ctrl-C waiting; processes that are started meanwhile never see it, and leave it to the one that started them."""
+    """Keeps Ctrl-C waiting; processes that are started meanwhile leave it to their parent."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,8 +1,8 @@
-"""MNIST, CIFAR-10 and CIFAR-10 LRA (gray, pixel by pixel), cut into patches.
+"""Defines MNIST, CIFAR-10 and CIFAR-10 LRA (gray, pixel by pixel), cut into patches.
 
-Protocol: Lu et al. 2021, section 2.1, with the details of the released code (`mnist.py`, `cifar10.py`,
-`cifar10_gray.py`).  As published there is no validation split; here it is carved out of the training images, and the
-official test images are the test split.
+Protocol: Lu et al. 2021, section 2.1, with the details of the released code (`mnist.py`,
+`cifar10.py`, `cifar10_gray.py`).  As published there is no validation split; here it is carved out
+of the training images, and the official test images are the test split.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from fpt.cache import cached
 from fpt.errors import UserError
-from fpt.task import Preset, Split, Task
+from fpt.task import Batch, Interface, Preset, Split, Task
 from tasks import sources
 
 SHADES = " .:-=+*#%@"  # from black to white
@@ -23,9 +23,8 @@ SHADES = " .:-=+*#%@"  # from black to white
 
 @dataclass(frozen=True)
 class _Images(Task):
-    """What the tasks share: square images of `side` pixels and `channels`, in tokens of `patch` x `patch` pixels."""
+    """Represents square images of `side` pixels and `channels`, in tokens of `patch` x `patch`."""
 
-    classes: ClassVar[int] = 10
     levels: ClassVar[int] = 8
     validation: ClassVar[int] = 5_000  # images carved out of training
     source: ClassVar[sources.Source]
@@ -36,25 +35,24 @@ class _Images(Task):
 
     def __post_init__(self):
         if self.patch < 1 or self.side % self.patch:
-            raise UserError(f"{self.name}: --patch {self.patch} does not divide the image's side of {self.side} pixels")
-
-    @property
-    def tokens(self) -> int:
-        return (self.side // self.patch) ** 2
+            raise UserError(f"{self.name}: --patch {self.patch} does not divide the image's side "
+                            f"of {self.side} pixels")
 
     @property
     def grid(self) -> tuple[int, int]:
         return self.side // self.patch, self.side // self.patch
 
     @property
-    def width(self) -> int:
-        return self.patch**2 * self.channels
+    def interface(self) -> Interface:
+        rows, columns = self.grid
+        return Interface(tokens=rows * columns, width=self.patch**2 * self.channels, classes=10)
 
     def load(self, folder=None, report=print) -> dict[str, Split]:
-        """The official test images, and the training images less `validation` of them, each in a fixed random order.
+        """Loads the images, those of training and of test each in a fixed random order.
 
-        Which images are held out for validation follows from that order.  Decoded files are kept in the cache folder under
-        the digest of the official files; once they are there, `folder` is not read.
+        The last `validation` training images in that order are held out.  Decoded files are kept in
+        the cache folder under the digest of the official files; once they are there, `folder` is
+        not read.
         """
         arrays = self._arrays(folder, report)
 
@@ -74,7 +72,8 @@ class _Images(Task):
         def make() -> dict[str, np.ndarray]:
             if folder is None:
                 size = sum(digest.size for digest in self.source.urls.values()) / 1e6
-                report(f"{self.source.name}: fetching {size:,.0f} MB from {', '.join(self.source.urls)}")
+                urls = ", ".join(self.source.urls)
+                report(f"{self.source.name}: fetching {size:,.0f} MB from {urls}")
             else:
                 report(f"{self.source.name}: decoding the files in {folder}")
             from tasks.builders import build
@@ -86,11 +85,11 @@ class _Images(Task):
     def _stored(self, images: np.ndarray) -> np.ndarray:
         return images
 
-    def draw(self, train, key, step, batch) -> Split:
+    def draw(self, train, key, step, batch) -> Batch:
         from fpt.randomness import shuffled, stream
 
         numbers = shuffled(stream(key, "order"), step, batch, len(train.inputs))
-        return Split(self._drawn(train.inputs, numbers, key, step), train.targets[numbers])
+        return Batch(self._drawn(train.inputs, numbers, key, step), train.targets[numbers])
 
     def _drawn(self, images, numbers, key, step):
         return images[numbers]
@@ -98,11 +97,11 @@ class _Images(Task):
     def encode(self, inputs):
         import jax.numpy as jnp
 
-        mean, deviation = (jnp.array(numbers, jnp.float32) for numbers in (self.mean, self.deviation))
+        mean, deviation = np.array([self.mean, self.deviation], np.float32)
         return self._patches((self._padded(inputs).astype(jnp.float32) / 255 - mean) / deviation)
 
     def symbols(self, inputs):
-        """The brightness of each pixel of a patch, in eight levels."""
+        """Gives the brightness of each pixel of a patch, in eight levels."""
         import jax.numpy as jnp
 
         return self._patches(self._padded(inputs).astype(jnp.int32) * self.levels // 256)
@@ -114,10 +113,10 @@ class _Images(Task):
         return jnp.pad(inputs, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
     def _patches(self, pixels):
-        """[B, side, side, channels] -> [B, T, W]."""
-        grid = self.side // self.patch
-        pixels = pixels.reshape(-1, grid, self.patch, grid, self.patch, self.channels)
-        return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(-1, self.tokens, self.width)
+        """Cuts images [B, side, side, channels] into tokens [B, T, W]."""
+        rows, columns = self.grid
+        pixels = pixels.reshape(-1, rows, self.patch, columns, self.patch, self.channels)
+        return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(len(pixels), rows * columns, -1)
 
     def floors(self, data, examples) -> dict[str, float]:
         from tasks.logistic import accuracy
@@ -125,7 +124,7 @@ class _Images(Task):
         commonest = np.bincount(data["train"].targets[:, 0]).argmax()
         return {
             "majority": float(np.mean(examples.targets == commonest)),
-            "logistic regression": accuracy(data["train"], examples, self.classes),
+            "logistic regression": accuracy(data["train"], examples, self.interface.classes),
         }
 
     def picture(self, example) -> np.ndarray:
@@ -134,13 +133,15 @@ class _Images(Task):
 
     def token_labels(self, example) -> list[str]:
         def span(word: str, first: int) -> str:
-            return f"{word} {first}" if self.patch == 1 else f"{word}s {first}-{first + self.patch - 1}"
+            last = first + self.patch - 1
+            return f"{word} {first}" if first == last else f"{word}s {first}-{last}"
 
         starts = range(0, self.side, self.patch)
-        return [f"{span('row', row)}, {span('column', column)}" for row in starts for column in starts]
+        return [f"{span('row', row)}, {span('column', column)}"
+                for row in starts for column in starts]
 
     def show(self, example, target) -> str:
-        """The class, then the image in shades, two characters a pixel, brighter being denser."""
+        """Writes the class, then the image, two characters a pixel, the denser the brighter."""
         luma = gray(example) if self.channels == 3 else example
         rows = luma[:, :, 0].astype(int) * len(SHADES) // 256
         drawn = ["".join(2 * SHADES[shade] for shade in row).rstrip() for row in rows]
@@ -148,17 +149,22 @@ class _Images(Task):
 
 
 def gray(images: np.ndarray) -> np.ndarray:
-    """Luma [..., 1] uint8 of colours [..., 3] uint8: ITU-R 601-2 in Pillow's fixed point, as torchvision's `Grayscale`."""
+    """Turns colours [..., 3] uint8 into luma [..., 1] uint8.
+
+    This is ITU-R 601-2 in Pillow's fixed point, as in torchvision's `Grayscale`.
+    """
     luma = np.empty((*images.shape[:-1], 1), np.uint8)
-    for start in range(0, len(images), 1_000):  # a block at a time: 32-bit sums of a whole set take 600 MB
+    weights = np.array([19_595, 38_470, 7_471], np.uint32)
+    # A block at a time: 32-bit sums of a whole set take 600 MB.
+    for start in range(0, len(images), 1_000):
         part = slice(start, start + 1_000)
-        luma[part, ..., 0] = images[part] @ np.array([19_595, 38_470, 7_471], np.uint32) + np.uint32(1 << 15) >> 16
+        luma[part, ..., 0] = images[part] @ weights + np.uint32(1 << 15) >> 16
     return luma
 
 
 @dataclass(frozen=True)
 class Mnist(_Images):
-    """Handwritten digits in patches of 4 x 4 pixels."""
+    """Shows handwritten digits in patches of 4 x 4 pixels and asks for the digit."""
 
     name: ClassVar[str] = "mnist"
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -172,19 +178,21 @@ class Mnist(_Images):
     deviation: ClassVar[tuple[float, ...]] = (1.0,)
 
     patch: int = 4
-    """Side of a token's patch, in pixels."""
+    """Sets the side of a token's patch, in pixels."""
     side: int = 28
-    """Side of the image: 28 as coded (49 tokens); 32 pads with zeros (64 tokens, as the paper says)."""
+    """Sets the side of the image in pixels: 28 as in the released code (49 tokens), or 32, padded
+    with zeros (64 tokens), as the paper says."""
 
     def __post_init__(self):
         if self.side < 28 or self.side % 2:
-            raise UserError(f"{self.name}: --side {self.side} must be an even number of at least 28 pixels")
+            raise UserError(f"{self.name}: --side {self.side} must be an even number of at least "
+                            "28 pixels")
         super().__post_init__()
 
 
 @dataclass(frozen=True)
 class _Cifar(_Images):
-    """What both CIFAR-10 tasks share: the images, and augmentation by random crop, flip and rotation."""
+    """Represents the images of CIFAR-10, augmented by random crop, flip and rotation."""
 
     source: ClassVar[sources.Source] = sources.CIFAR10
     side: ClassVar[int] = 32
@@ -205,7 +213,7 @@ class _Cifar(_Images):
 
 @dataclass(frozen=True)
 class Cifar10(_Cifar):
-    """Photographs of ten kinds of things in patches of 4 x 4 pixels."""
+    """Shows photographs in patches of 4 x 4 pixels and asks which of ten things they show."""
 
     name: ClassVar[str] = "cifar10"
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -217,18 +225,19 @@ class Cifar10(_Cifar):
     deviation: ClassVar[tuple[float, ...]] = (0.2023, 0.1994, 0.2010)
 
     patch: int = 4
-    """Side of a token's patch, in pixels."""
+    """Sets the side of a token's patch, in pixels."""
     augment: bool = True
-    """Crop, flip and rotate training images at random."""
+    """Lets training images be cropped, flipped and rotated at random."""
 
 
 @dataclass(frozen=True)
 class Cifar10Lra(_Cifar):
-    """The same photographs in gray, a pixel a token."""
+    """Shows the photographs of CIFAR-10 in gray, a pixel a token."""
 
     name: ClassVar[str] = "cifar10-lra"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=2, steps=100, lr=2e-3, eval_every=50, eval_examples=250),
+        "laptop": Preset(body="gpt2-mini", batch=2, steps=100, lr=2e-3, eval_every=50,
+                         eval_examples=250),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
     }
     channels: ClassVar[int] = 1
@@ -236,9 +245,9 @@ class Cifar10Lra(_Cifar):
     deviation: ClassVar[tuple[float, ...]] = (0.5,)
 
     patch: int = 1
-    """Side of a token's patch, in pixels."""
+    """Sets the side of a token's patch, in pixels."""
     augment: bool = True
-    """Crop, flip and rotate training images at random."""
+    """Lets training images be cropped, flipped and rotated at random."""
 
     def _stored(self, images):
         return gray(images)

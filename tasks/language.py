@@ -1,4 +1,4 @@
-"""Causal language modelling on a folder of text."""
+"""Defines causal language modelling on a folder of text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from fpt.errors import UserError
-from fpt.task import UNSCORED, Preset, Split
+from fpt.task import UNSCORED, Batch, Preset, Split
 from tasks.nexttoken import PRETRAINING, NextToken
 from tasks.text import END, prepare
 
@@ -20,7 +20,7 @@ VALIDATION = 128  # windows
 
 @dataclass(frozen=True)
 class Language(NextToken):
-    """The next token of English prose, or of whatever lies in the folder."""
+    """Asks for the next token of English prose, or of whatever text lies in the folder."""
 
     name: ClassVar[str] = "language"
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -29,11 +29,11 @@ class Language(NextToken):
     }
 
     vocabulary: int = 8_192
-    """Entries of the vocabulary, and rows of the token table."""
+    """Sets the size of the vocabulary, which is the number of rows of the token table."""
     context: int = 256
-    """Tokens that are seen at once."""
+    """Sets how many tokens the body sees at once."""
     anywhere: bool = True
-    """Whether training contexts begin at any position, so that all rows of the position table are trained."""
+    """Lets training batches begin at any position, to train all rows of the position table."""
     tokenizer: str | None = None
     """A tokenizer.json to use; None: a byte-level vocabulary is learnt from the text."""
 
@@ -42,36 +42,41 @@ class Language(NextToken):
         self.__dict__["text"] = text  # found, not stated: it is no part of what a task is
         train = text.stream("train")
         if len(train) <= 2 * self.context:
-            raise UserError(f"{folder / 'text'} holds {len(train)} tokens to train on; --context {self.context} needs more than "
-                            f"{2 * self.context}")
+            raise UserError(f"{folder / 'text'} holds {len(train)} tokens to train on; --context "
+                            f"{self.context} needs more than {2 * self.context}")
         validation = self._windows(text.stream("validation"), folder)
-        spread = np.unique(np.linspace(0, len(validation.inputs) - 1, VALIDATION).round().astype(int))
+        spread = np.linspace(0, len(validation.inputs) - 1, VALIDATION)
+        spread = np.unique(spread.round().astype(int))
         return {"train": Split(train, np.zeros((0, self.context), np.int32)),
                 "validation": Split(*(part[spread] for part in validation)),
-                "test": self._windows(text.stream("heldout"), folder)} | self.repetitions(text.tokenizer.token_to_id(END))
+                "test": self._windows(text.stream("heldout"), folder),
+                **self.repetitions(text.tokenizer.token_to_id(END))}
 
     def _windows(self, tokens: np.ndarray, folder: Path) -> Split:
-        """A stream cut into windows that overlap by half; scored is the second half, which has the first before it."""
+        """Cuts a stream into windows that overlap by half, of which the second half is scored."""
         half = self.context // 2
         count = (len(tokens) - 1) // half - 1
         if count < 1:
-            raise UserError(f"a split of {folder / 'text'} holds {len(tokens)} tokens; --context {self.context} needs more")
+            raise UserError(f"a split of {folder / 'text'} holds {len(tokens)} tokens; --context "
+                            f"{self.context} needs more")
         places = half * np.arange(count)[:, None] + np.arange(self.context)
         scored = np.arange(self.context) >= half
-        return Split(tokens[places], np.where(scored, tokens[places + 1].astype(np.int32), UNSCORED))
+        following = tokens[places + 1].astype(np.int32)
+        return Split(tokens[places], np.where(scored, following, UNSCORED))
 
-    def draw(self, train, key, step, batch) -> Split:
-        """Windows of the stream, all once in an epoch, which begin somewhere else in each step."""
+    def draw(self, train, key, step, batch) -> Batch:
+        """Draws windows of the stream, all once in an epoch, cut at other places in each step."""
         import jax
         import jax.numpy as jnp
 
         from fpt.randomness import shuffled, stream
 
         size = (len(train.inputs) - 1) // self.context - 1
-        phase = jax.random.randint(jax.random.fold_in(stream(key, "phase"), step), (), 0, self.context)
+        phase_key = jax.random.fold_in(stream(key, "phase"), step)
+        phase = jax.random.randint(phase_key, (), 0, self.context)
         first = shuffled(key, step, batch, size) * self.context + phase
         tokens = train.inputs[first[:, None] + jnp.arange(self.context + 1)].astype(jnp.int32)
-        return Split(tokens[:, :-1], tokens[:, 1:])
+        return Batch(tokens[:, :-1], tokens[:, 1:], self.anywhere)
 
     def floors(self, data, examples) -> dict[str, float]:
         scored = examples.targets != UNSCORED
@@ -81,16 +86,19 @@ class Language(NextToken):
                 "most frequent successor": float(followed.mean(where=scored))}
 
     def figures(self, data, examples, score, probes) -> dict[str, float]:
-        """Also bits per byte of the text that is scored, and those of the floors on all held-out text."""
+        """Adds bits per byte of the text that is scored, and of the floors on all held-out text."""
         targets = examples.targets[examples.targets != UNSCORED]
         nats = math.nan if score["loss"] is None else score["loss"]
         bits = nats * targets.size / math.log(2) / self.text.bytes_of[targets].sum()
-        return super().figures(data, examples, score, probes) | {"bits per byte": float(bits)} | {
-            f"bits per byte, {name}": value for name, value in self.text.floors.items()}
+        floors = {f"bits per byte, {name}": value for name, value in self.text.floors.items()}
+        usual = super().figures(data, examples, score, probes)
+        return usual | {"bits per byte": float(bits)} | floors
 
     def token_labels(self, example) -> list[str]:
-        return [self.text.tokenizer.decode([int(token)], skip_special_tokens=False) for token in example]
+        return [self._decode([token]) for token in example]
 
     def show(self, example, target) -> str:
-        return self.text.tokenizer.decode([int(token) for token in [*example, target[-1]] if token != UNSCORED],
-                                          skip_special_tokens=False)
+        return self._decode([token for token in [*example, target[-1]] if token != UNSCORED])
+
+    def _decode(self, tokens) -> str:
+        return self.text.tokenizer.decode(list(map(int, tokens)), skip_special_tokens=False)

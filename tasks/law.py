@@ -1,4 +1,4 @@
-"""The law that expressions of ListOps are drawn by: which lengths it allows, and how probable each of them is."""
+"""Computes which lengths the expressions of ListOps may have, and how probable each length is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import numpy as np
 from fpt.errors import UserError
 
 OPERATOR_SHARE = 0.25  # probability that a node below the greatest depth is an operator
-SYMBOLS_PER_SECOND = 2_500_000  # that one core draws, those of rejected expressions included; measured
-MOST_HOURS = 24  # of one core: what would take longer is not begun
+SYMBOLS_PER_SECOND = 2_500_000  # that one core draws, rejected ones included; measured
+MOST_HOURS = 24  # of one core: drawing that would take longer is refused
 
 
 @dataclass(frozen=True)
 class Law:
-    """What is drawn: lengths count 1 for a digit and 2 for an operator, which is the number of bracketed symbols."""
+    """Describes the distribution that expressions are drawn from.
+
+    The length of an expression is its number of bracketed symbols: a digit counts 1, an operator 2.
+    """
 
     shortest: int
     longest: int
@@ -25,8 +28,9 @@ class Law:
     def check_possible(self) -> None:
         """Raises UserError where no expression of this law has an allowed length.
 
-        An operator with n arguments makes an expression longer by n + 1.  With m operators it is therefore longer than a
-        digit by any number from 3 m to (arguments + 1) m, or, where operators have two arguments, by 3 m alone.
+        An operator with n arguments makes an expression longer by n + 1.  With m operators it is
+        therefore longer than a digit by any number from 3 m to (arguments + 1) m, or, where
+        operators have two arguments, by 3 m alone.
         """
         widest = self.arguments + 1
         greatest = 1  # the length of the longest expression, as far as it matters
@@ -35,25 +39,29 @@ class Law:
                 break
             greatest = 2 + self.arguments * greatest
         if greatest < self.shortest:
-            raise UserError(f"listops: an expression of --depth {self.depth} with --arguments {self.arguments} has at most "
-                            f"{greatest} tokens, fewer than --shortest {self.shortest}; raise --depth or lower --shortest")
+            raise UserError(f"listops: an expression of --depth {self.depth} with --arguments "
+                            f"{self.arguments} has at most {greatest} tokens, fewer than "
+                            f"--shortest {self.shortest}; raise --depth or lower --shortest")
         operators = -((1 - self.shortest) // widest)  # the fewest that make it long enough
         if 1 + 3 * operators > min(self.longest, greatest):
-            raise UserError(f"listops: with --arguments {self.arguments} no expression has {self.shortest} to {self.longest} "
-                            f"tokens; the nearest lengths are {1 + widest * (operators - 1)} and {1 + 3 * operators}")
+            below, above = 1 + widest * (operators - 1), 1 + 3 * operators
+            raise UserError(f"listops: with --arguments {self.arguments} no expression has "
+                            f"{self.shortest} to {self.longest} tokens; the nearest lengths are "
+                            f"{below} and {above}")
 
     def lengths(self) -> np.ndarray:
-        """[longest + 1]: the probability of each length in a draw, before those that are not allowed are rejected.
+        """Computes the probability of each length in a draw, [longest + 1].
 
-        The generating function of the lengths, sum of P(n) z^n, follows from the law at any one z.  Taken at points of a
-        circle, a Fourier transform gives its coefficients, here to within 1e-11.
+        Lengths that are not allowed count too: their expressions are rejected afterwards.  The
+        generating function of the lengths, the sum of P(n) z^n, can be computed at any z.  From its
+        values on a circle a Fourier transform gives its coefficients, here to within 1e-11.
         """
         points = 1 << (4 * self.longest).bit_length()
-        radius = 1e-12 ** (1 / points)  # by so much do lengths fade that are beyond the points
+        radius = 1e-12 ** (1 / points)  # damps the lengths beyond the number of points
         z = radius * np.exp(2j * np.pi * np.arange(points) / points)
 
         def operator(argument: np.ndarray) -> np.ndarray:
-            """Of an operator, from that of its arguments: the sum of argument^n over their numbers n, as a geometric series."""
+            """Computes an operator's function from its arguments': a geometric series of powers."""
             series = argument**2 * (1 - argument ** (self.arguments - 1)) / (1 - argument)
             return z**2 * series / (self.arguments - 1)
 
@@ -65,11 +73,12 @@ class Law:
         root = operator(node)
         if self.shortest == 1:
             root = (1 - OPERATOR_SHARE) * z + OPERATOR_SHARE * root
-        found = np.fft.fft(root).real[: self.longest + 1] / points / radius ** np.arange(self.longest + 1)
+        numbers = np.arange(self.longest + 1)
+        found = np.fft.fft(root).real[numbers] / points / radius**numbers
         return np.maximum(found, 0)
 
     def check_time(self, count: int) -> None:
-        """Raises UserError where drawing `count` expressions would take one core more than `MOST_HOURS`."""
+        """Raises UserError where drawing `count` expressions would take over `MOST_HOURS`."""
         self.check_possible()
         lengths = self.lengths()
         accepted = max(lengths[self.shortest :].sum(), 1e-9)  # below, it is nothing but rounding
@@ -77,6 +86,7 @@ class Law:
         symbols = lengths @ np.arange(self.longest + 1) + max(0, 1 - lengths.sum()) * self.longest
         hours = count * symbols / accepted / SYMBOLS_PER_SECOND / 3600
         if hours > MOST_HOURS:
-            raise UserError(f"listops: {count:,} expressions of {self.shortest} to {self.longest} tokens would take one core "
-                            f"{hours:,.0f} hours, since at most one in {1 / accepted:,.0f} of those drawn has such a length; "
-                            "allow other lengths, a greater --depth or more --arguments, or ask for fewer")
+            raise UserError(f"listops: {count:,} expressions of {self.shortest} to {self.longest} "
+                            f"tokens would take one core {hours:,.0f} hours, since at most one in "
+                            f"{1 / accepted:,.0f} of those drawn has such a length; allow other "
+                            "lengths, a greater --depth or more --arguments, or ask for fewer")

@@ -1,4 +1,4 @@
-"""What tasks of next-token prediction share, and the probe that watches whether a body learns to copy."""
+"""Defines what tasks of next-token prediction share, and the probe for a body's copying."""
 
 from __future__ import annotations
 
@@ -10,50 +10,48 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fpt.errors import UserError
-from fpt.task import UNSCORED, Split, Task
+from fpt.task import UNSCORED, Interface, Split, Task
 
-SPAN, PROBES = 64, 128  # tokens that are repeated, where the context has room for them, and examples of it
+SPAN = 64  # tokens that a probe repeats, where the context has room for them
+PROBES = 128  # examples of a probe
 BEGIN = 0  # the symbol that begins an example of random symbols, and is none of them
 
-
-# How a body is pretrained unless options say otherwise.
+# How a body is pretrained unless options overrule these settings.
 PRETRAINING = {
-    "train": "body+token", "load": "none", "init": "depth-scaled", "optimizer": "muon", "weight_decay": 0.1,
-    "decay": "cosine", "dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0,
+    "train": "body+token", "load": "none", "init": "depth-scaled", "optimizer": "muon",
+    "weight_decay": 0.1, "decay": "cosine", "dropout": 0.0, "embedding_dropout": 0.0,
+    "attention_dropout": 0.0, "residual_dropout": 0.0,
 }
 
 
 @dataclass(frozen=True)
 class NextToken(Task):
-    """A stream of symbols of which each is to be predicted from those before it, by a body's own token table."""
+    """Represents a stream of symbols, each to be predicted from those before it.
 
-    tied: ClassVar[bool] = True
+    The body's own token table embeds the symbols and gives the logits, as in a language model.
+    """
+
     probes: ClassVar[tuple[str, ...]] = ("random", "repeated")
 
     vocabulary: int = 512
-    """Entries of the token table."""
+    """Sets how many symbols there are, which are the rows of the token table."""
     context: int = 64
-    """Tokens that are seen at once."""
+    """Sets how many tokens the body sees at once."""
     anywhere: bool = False
-    """Whether training contexts begin at any position, so that all rows of the position table are trained."""
+    """Lets training batches begin at any position, to train all rows of the position table."""
 
     def __post_init__(self):
         if self.context < 2 or self.context % 2:
-            raise UserError(f"{self.name}: --context must be even and at least 2, not {self.context}")
+            raise UserError(f"{self.name}: --context must be even and at least 2, not "
+                            f"{self.context}")
         if self.vocabulary < 2:
-            raise UserError(f"{self.name}: --vocabulary must be at least 2, not {self.vocabulary}")
+            raise UserError(f"{self.name}: --vocabulary must be at least 2, not "
+                            f"{self.vocabulary}")
 
     @property
-    def tokens(self) -> int:
-        return self.context
-
-    @property
-    def queries(self) -> int:
-        return self.context
-
-    @property
-    def classes(self) -> int:
-        return self.vocabulary
+    def interface(self) -> Interface:
+        return Interface(tokens=self.context, vocabulary=self.vocabulary, queries=self.context,
+                         classes=self.vocabulary, head="tied")
 
     def encode(self, inputs):
         import jax.numpy as jnp
@@ -61,25 +59,39 @@ class NextToken(Task):
         return inputs.astype(jnp.int32)
 
     def repetitions(self, begin: int = BEGIN) -> dict[str, Split]:
-        """The probes: 64 random symbols and the same again, scored in the first part or in the second."""
+        """Makes the probes: random symbols and the same again, scored in one half or the other."""
         span = min(SPAN, self.context // 2)
-        drawn = np.random.default_rng(0).integers(1, self.vocabulary, (PROBES, span), dtype=np.int32)
+        noise = np.random.default_rng(0)
+        drawn = noise.integers(1, self.vocabulary, (PROBES, span), dtype=np.int32)
         drawn = np.where(drawn == begin, 0, drawn)  # all symbols but the one that begins
         whole = np.concatenate([np.full((PROBES, 1), begin, np.int32), drawn, drawn], axis=1)
         again = np.arange(2 * span) >= span
-        targets = {"random": np.where(again, UNSCORED, whole[:, 1:]), "repeated": np.where(again, whole[:, 1:], UNSCORED)}
-        return {name: Split(whole[:, :-1], found.astype(np.int32)) for name, found in targets.items()}
+        inputs, targets = whole[:, :-1], whole[:, 1:]
+        scored = {"random": ~again, "repeated": again}
+        return {name: Split(inputs, np.where(where, targets, UNSCORED).astype(np.int32))
+                for name, where in scored.items()}
+
+    def rank(self, score) -> tuple:
+        return by_loss(score)
 
     def headline(self, score, probes) -> str:
         loss = math.nan if score["loss"] is None else score["loss"]
         return f"val loss {loss:.3f}  copying gain {copying_gain(probes):.2f}"
 
     def figures(self, data, examples, score: Mapping[str, Any], probes) -> dict[str, float]:
-        """loss: nats per token.  copying gain: nats per token on random symbols less those on their repetition."""
+        """Gives the loss in nats per token, and the copying gain."""
         return {"loss": score["loss"], "copying gain": copying_gain(probes)}
 
 
+def by_loss(score: Mapping[str, Any]) -> tuple:
+    """Orders evaluations by their loss, as `Task.rank` does by their accuracy."""
+    return (False, 0.0) if score["loss"] is None else (True, -score["loss"])
+
+
 def copying_gain(probes: Mapping[str, Mapping[str, Any]]) -> float:
-    """Nats per token that a body saves on the repetition of what it has just seen; NaN if it has diverged."""
+    """Computes the nats per token that a body saves on the repetition of random symbols.
+
+    NaN stands for a run that has diverged.
+    """
     losses = [probes[name]["loss"] for name in ("random", "repeated")]
     return math.nan if None in losses else losses[0] - losses[1]

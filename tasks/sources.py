@@ -1,7 +1,7 @@
-"""The official files of MNIST and CIFAR-10: where they are published, what they hold, and whether a folder has them.
+"""Finds and checks the official files of MNIST and CIFAR-10, and says where they are published.
 
-A file is known by the size and SHA-256 of its content once unpacked, so that the same file counts whether it lies
-there loose, gzipped by anyone or inside the publisher's archive.
+A file is known by the size and SHA-256 of its content once unpacked, so that the same file counts
+whether it lies there loose, gzipped by anyone or inside the publisher's archive.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REMEDY = "put the official file there, or leave --data-dir and FPT_DATA out to d
 
 
 class Digest(NamedTuple):
-    """What identifies a file's bytes."""
+    """Identifies a file's bytes."""
 
     size: int
     sha256: str
@@ -29,7 +29,7 @@ class Digest(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A published dataset: its files as they are once unpacked, and the addresses that they are fetched from, packed."""
+    """Describes a published dataset: its unpacked files, and the packed ones at their addresses."""
 
     name: str  # also its folder inside the data folder
     files: Mapping[str, Digest]
@@ -38,27 +38,30 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """One digest for all the files: it names what was decoded from them."""
+        """Hashes all the files into one digest, which names what was decoded from them."""
         lines = [f"{name} {size} {sha256}" for name, (size, sha256) in sorted(self.files.items())]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
     def packages(self) -> dict[str, str]:
-        """File name of what is fetched -> address."""
+        """Maps the file name of each packed file to its address."""
         return {url.rpartition("/")[2]: url for url in self.urls}
 
     def find(self, folder: Path) -> dict[str, Path]:
-        """The files of a data folder that hold this dataset, by name: loose or gzipped, else the publisher's archive.
+        """Finds the files of a data folder that hold this dataset, by name.
 
-        Raises UserError where there is no such folder or a file is missing.
+        They lie there loose or gzipped, else in the publisher's archive.  Raises UserError where
+        there is no such folder or a file is missing.
         """
         home = folder / self.name
         if not home.is_dir():
-            raise UserError(f"no folder {home}: --data-dir or FPT_DATA names the folder that holds {self.name}/ "
-                            f"with the official files; leave both out to download them")
-        places = [place / f"{name}{packing}" for name in self.files for place in (home, home / self.inside)
-                  for packing in ("", ".gz")]
-        present = {path.name.removesuffix(".gz"): path for path in reversed(places) if path.is_file()}
+            raise UserError(f"no folder {home}: --data-dir or FPT_DATA names the folder that holds "
+                            f"{self.name}/ with the official files; leave both out to download "
+                            "them")
+        places = [place / f"{name}{packing}" for name in self.files
+                  for place in (home, home / self.inside) for packing in ("", ".gz")]
+        present = {path.name.removesuffix(".gz"): path
+                   for path in reversed(places) if path.is_file()}
         missing = [name for name in self.files if name not in present]
         if not missing:
             return {path.name: path for path in present.values()}
@@ -69,7 +72,7 @@ class Source:
         raise UserError(f"{home} lacks {', '.join(missing)}{also}; {REMEDY}")
 
     def read(self, paths: Mapping[str, Path]) -> dict[str, bytes]:
-        """Name -> content of every file of the dataset, out of files given by the names that say how they are packed.
+        """Unpacks and checks the files that `find` gives: name -> content of each file.
 
         Raises UserError, naming the file, where one is short, corrupt or not the official one.
         """
@@ -79,17 +82,19 @@ class Source:
                 _check(content, self.files[name], path if name == path.name else f"{path} ({name})")
                 contents[name] = content
         if missing := [name for name in self.files if name not in contents]:
-            raise UserError(f"{', '.join(map(str, paths.values()))} lacks {', '.join(missing)}; {REMEDY}")
+            given = ", ".join(map(str, paths.values()))
+            raise UserError(f"{given} lacks {', '.join(missing)}; {REMEDY}")
         return contents
 
     def _unpack(self, packed: str, path: Path) -> dict[str, bytes]:
         try:
             if packed.endswith(".tar.gz"):
                 with tarfile.open(path, "r:gz") as archive:
-                    wanted = [member for member in archive if member.isfile() and Path(member.name).name in self.files]
-                    return {Path(member.name).name: archive.extractfile(member).read() for member in wanted}
-            content = path.read_bytes()
-            return {packed.removesuffix(".gz"): gzip.decompress(content) if packed.endswith(".gz") else content}
+                    return {Path(member.name).name: archive.extractfile(member).read()
+                            for member in archive
+                            if member.isfile() and Path(member.name).name in self.files}
+            content, name = path.read_bytes(), packed.removesuffix(".gz")
+            return {name: content if name == packed else gzip.decompress(content)}
         except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
             raise UserError(f"{path} is cut short or corrupt ({error}); {REMEDY}") from error
         except OSError as error:
@@ -98,11 +103,11 @@ class Source:
 
 def _check(content: bytes, official: Digest, where: Path | str) -> None:
     if len(content) != official.size:
-        raise UserError(f"{where} is not the official file: {len(content):,} bytes unpacked where {official.size:,} "
-                        f"are expected; {REMEDY}")
+        raise UserError(f"{where} is not the official file: {len(content):,} bytes unpacked where "
+                        f"{official.size:,} are expected; {REMEDY}")
     if (sha256 := hashlib.sha256(content).hexdigest()) != official.sha256:
-        raise UserError(f"{where} is not the official file: sha256 {sha256[:12]}... where {official.sha256[:12]}... "
-                        f"is expected; {REMEDY}")
+        raise UserError(f"{where} is not the official file: sha256 {sha256[:12]}... where "
+                        f"{official.sha256[:12]}... is expected; {REMEDY}")
 
 
 MNIST = Source(
@@ -132,12 +137,18 @@ MNIST = Source(
 CIFAR10 = Source(
     name="cifar10",
     files={
-        "data_batch_1.bin": Digest(30_730_000, "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
-        "data_batch_2.bin": Digest(30_730_000, "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
-        "data_batch_3.bin": Digest(30_730_000, "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
-        "data_batch_4.bin": Digest(30_730_000, "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
-        "data_batch_5.bin": Digest(30_730_000, "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
-        "test_batch.bin": Digest(30_730_000, "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
+        "data_batch_1.bin": Digest(
+            30_730_000, "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
+        "data_batch_2.bin": Digest(
+            30_730_000, "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
+        "data_batch_3.bin": Digest(
+            30_730_000, "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
+        "data_batch_4.bin": Digest(
+            30_730_000, "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
+        "data_batch_5.bin": Digest(
+            30_730_000, "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
+        "test_batch.bin": Digest(
+            30_730_000, "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
     },
     urls={
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz": Digest(
