@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fpt.body import Table
 from fpt.bodies import SHIPPED, named, names, shipped, weights_digest
 from fpt.errors import UserError, nearest
 from fpt.files import sha256, write_whole
@@ -224,17 +225,17 @@ def _why(error: Exception) -> str:
     return f"the hub at {constants.ENDPOINT} cannot be reached or breaks off ({said[:200]})"
 
 
-def read(checkpoint: Checkpoint, wanted: Callable[[str], bool], shapes: dict[str, tuple[int, ...]],
+def read(checkpoint: Checkpoint, wanted: Callable[[str], bool], table: Table,
          dtype: Callable[[str], Any] = lambda name: np.float32) -> dict[str, jax.Array]:
-    """The parameters of `shapes` (ours, by name) for which `wanted(name)` holds, each in `dtype(name)`.
+    """The parameters of a table (by name) for which `wanted(name)` holds, each in `dtype(name)`.
 
     Every key must be one of ours or a known extra, and every wanted parameter must be there, in its shape and finite;
     keys of parameters that are not wanted may be absent.  Raises UserError naming the keys otherwise.
     """
     from safetensors import SafetensorError, safe_open
 
-    ours = {theirs(name): name for name in shapes}
-    missing = {theirs(name) for name in shapes if wanted(name)}
+    ours = {theirs(name): name for name in table}
+    missing = {theirs(name) for name in table if wanted(name)}
     found, unknown = {}, []
     for file in checkpoint.files:
         try:
@@ -244,7 +245,7 @@ def read(checkpoint: Checkpoint, wanted: Callable[[str], bool], shapes: dict[str
                     if ours.get(short) in found:
                         raise UserError(f"{checkpoint.folder} holds {short} twice, with and without {PREFIX!r}; keep one of them")
                     if short in ours and wanted(ours[short]):
-                        value = _tensor(tensors, key, shapes[ours[short]], file)
+                        value = _tensor(tensors, key, table[ours[short]].shape, file)
                         found[ours[short]] = jnp.asarray(value.astype(dtype(ours[short])))
                         missing.discard(short)
                     elif short not in ours and not re.fullmatch(IGNORED, short):

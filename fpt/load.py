@@ -83,8 +83,7 @@ def load_body(body: str | Path, random: bool = False, seed: int = 0, dtype: str 
     if random:
         values, found = draw_body(geometry, stream(jax.random.key(seed), "body")), None
     else:
-        shapes = {name: one.shape for name, one in body_table(geometry).items()}
-        values = checkpoints.read(found, lambda name: True, shapes)
+        values = checkpoints.read(found, lambda name: True, body_table(geometry))
     values = {name: jnp.asarray(value) for name, value in values.items()}
     return LoadedBody(geometry, values, jnp.dtype(dtype), found)
 

@@ -128,7 +128,7 @@ class Source:
 
         body = {name: one for name, one in self.table.items() if one.owner == "body"}
         loaded = set(roles.parse(config.load).among(body))
-        shapes = {name: one.shape for name, one in body_table(found.geometry).items()} if found else {}
+        whole = body_table(found.geometry) if found else {}  # of more blocks, where the body is cut
         birth, redraw, redrawn = BIRTHS[config.birth], roles.parse(config.redraw), set()
         if birth:
             redrawn = {name for name in loaded if redraw.holds(body[name])
@@ -136,13 +136,13 @@ class Source:
             if not redrawn:
                 raise UserError(f"--birth {config.birth} makes nothing anew with --load "
                                 f"{config.load} and --redraw {config.redraw}")
-            values = checkpoints.read(found, redrawn.__contains__, shapes) if birth.reads else {}
+            values = checkpoints.read(found, redrawn.__contains__, whole) if birth.reads else {}
             part = {name: body[name] for name in sorted(redrawn)}
             for name, initialiser in birth.initialisers(part, values, config.geometry).items():
                 self.table[name] = dataclasses.replace(
                     self.table[name], initialiser=initialiser, exact=birth.exact)
         kept = loaded - redrawn
-        self.loaded = (checkpoints.read(found, kept.__contains__, shapes, self._dtype)
+        self.loaded = (checkpoints.read(found, kept.__contains__, whole, self._dtype)
                        if found and kept else {})
 
     def _dtype(self, name: str):

@@ -24,10 +24,10 @@ import jax
 import pytest
 
 from fpt import checkpoint
-from fpt.bodies import Geometry
+from fpt.gpt2 import GPT2
 from fpt.model import draw_body
 
-TINY = Geometry(layers=2, width=32, heads=4, positions=64, vocabulary=11)
+TINY = GPT2(layers=2, width=32, heads=4, positions=64, vocabulary=11)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -117,7 +117,7 @@ def targets(home: Path) -> list[Target]:
     import jax
 
     from fpt import Config, checkpoint, load_body, load_run, train
-    from fpt.bodies import Geometry
+    from fpt.gpt2 import GPT2
     from fpt.cache import cached
     from fpt.model import draw_body
     from fpt.records import Folder, summary
@@ -125,7 +125,7 @@ def targets(home: Path) -> list[Target]:
     from tasks.text import prepare
 
     quiet = lambda line: None
-    task, geometry = BitXor(bits=3), Geometry(layers=1, width=16, heads=2, positions=16, vocabulary=11)
+    task, geometry = BitXor(bits=3), GPT2(layers=1, width=16, heads=2, positions=16, vocabulary=11)
     checkpoint.write(home / "body", geometry, draw_body(geometry, jax.random.key(5)))
     checkpoint.seal(home / "body")
     config = Config(task, str(home / "body"), steps=2, batch=4, lr=1e-2, eval_every=1, birth="mimetic")

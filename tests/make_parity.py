@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from fpt.bodies import ACTIVATIONS, Geometry, write_geometry
+from fpt.gpt2 import ACTIVATIONS, GPT2
+from fpt.gpt2_config import write_geometry
 from fpt.checkpoint import theirs
-from fpt.model import body_shapes
+from fpt.model import body_table
 
 FOLDER = Path(__file__).parent / "parity"
 SMALL = {"layers": 2, "width": 16, "heads": 2, "positions": 12, "vocabulary": 3}
@@ -27,7 +28,7 @@ def weights(geometry: Geometry, seed: int = 0) -> dict[str, np.ndarray]:
     scale = {"kernel": 1.5 / np.sqrt(geometry.width), "bias": 0.3, "scale": 0.3, "wpe": 0.5}
     return {
         name: ((name.endswith("scale")) + scale[name.rsplit("/", 1)[-1]] * draw.standard_normal(shape)).astype(np.float32)
-        for name, shape in body_shapes(geometry).items()
+        for name, shape in body_table(geometry).items()
     }
 
 
@@ -105,7 +106,7 @@ def stepped(geometry: Geometry, body: dict[str, np.ndarray], layers: dict[str, n
 
 def reference(activation: str) -> dict[str, np.ndarray]:
     """All arrays of one activation."""
-    geometry = Geometry(**SMALL, activation=activation)
+    geometry = GPT2(**SMALL, activation=activation)
     embeds = np.random.default_rng(3).standard_normal((2, 9, geometry.width), np.float32)
     found = looked_at(geometry, weights(geometry), embeds)
     return found | (stepped(geometry, weights(geometry), ends(geometry))[0] if activation == "gelu_new" else {})

@@ -11,15 +11,15 @@ import pytest
 
 import tasks
 from fpt import UserError, births, checkpoint, parameters, roles
-from fpt.bodies import Geometry
+from fpt.gpt2 import GPT2
 from fpt.config import Config
 from fpt.load import load_run
-from fpt.model import body_shapes, draw_body
+from fpt.model import body_table, draw_body
 from fpt.task import UNSCORED, Task
 from tasks.bits import BitXor
 from tests.conftest import TINY
 
-WIDE = Geometry(layers=2, width=64, heads=4, positions=32, vocabulary=11)
+WIDE = GPT2(layers=2, width=64, heads=4, positions=32, vocabulary=11)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_pretraining_on_own_inputs_trains_and_exports(command, tmp_path):
         assert code == 0, wrong
         written = checkpoint.open_folder(tmp_path / kind)
         assert (written.geometry.layers, written.geometry.width) == (TINY.layers, TINY.width)
-        values = checkpoint.read(written, lambda name: True, body_shapes(TINY))
+        values = checkpoint.read(written, lambda name: True, body_table(TINY))
         run = load_run(tmp_path / "runs" / json.loads((tmp_path / kind / "pretraining.json").read_text())["run"])
         began = lambda **other: parameters.Source(run.config, run.model, None, own_bodies=False).values(
             dataclasses.replace(run.config, **other), [*values, "input/kernel"])

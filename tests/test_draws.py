@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fpt import parameters
-from fpt.bodies import Geometry
+from fpt.gpt2 import GPT2
 from fpt.config import Config
 from fpt.randomness import keep_mask, shuffled, stream
 from tasks.bits import BitXor
@@ -26,7 +26,7 @@ NUMBERS = {
     "body/h_0/attn/c_attn/kernel": 0.01399134,
     "body/h_7/mlp/c_proj/kernel": -0.01481735,
 }
-GEOMETRY = Geometry(layers=8, width=64, heads=2, positions=16, vocabulary=11)
+GEOMETRY = GPT2(layers=8, width=64, heads=2, positions=16, vocabulary=11)
 
 
 def born(**settings):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fpt import births, parameters
-from fpt.bodies import Geometry, read_geometry, write_geometry
+from fpt.gpt2 import GPT2
+from fpt.gpt2_config import read_geometry, write_geometry
 from fpt.config import Config
 from fpt.gpt2 import dropout
 from fpt.model import Model, apply, shapes_of
@@ -22,7 +23,7 @@ from tasks.bits import BitXor
 EXAMPLES, TOKENS, WIDTH, HEADS = 24, 6, 32, 2
 LAYERS = 2  # that are looked at; behind the last block of all, hidden states are seen through the last norm only
 RATES = {"input": 0.15, "embedding": 0.25, "attention": 0.35, "residual": 0.45}  # so that no place can have another's unseen
-GEOMETRY = Geometry(layers=LAYERS + 1, width=WIDTH, heads=HEADS, positions=8, embedding_dropout=RATES["embedding"],
+GEOMETRY = GPT2(layers=LAYERS + 1, width=WIDTH, heads=HEADS, positions=8, embedding_dropout=RATES["embedding"],
                     attention_dropout=RATES["attention"], residual_dropout=RATES["residual"])
 MODEL = Model(GEOMETRY, WIDTH, None, None, 1, 1, 2, input_dropout=RATES["input"])
 BRANCHES = [(layer, branch) for branch in ("attn", "mlp") for layer in range(LAYERS)]

@@ -9,7 +9,7 @@ import pytest
 
 from fpt import roles
 from fpt.arrays import digest
-from fpt.bodies import GEOMETRIES
+from fpt.gpt2 import BODIES
 from fpt.config import Config
 from fpt.model import build
 from fpt.parameters import Source, model_of
@@ -82,6 +82,6 @@ def test_a_digest_changes_with_any_number_name_or_place():
 
 
 def test_every_named_set_covers_what_it_says():
-    model = build(BitXor(), GEOMETRIES["gpt2-mini"])
+    model = build(BitXor(), BODIES["gpt2-mini"])
     assert model.geometry.layers == 6
     assert roles.parse("fpt").terms == roles.parse("input+output+position+norm").terms

@@ -12,7 +12,7 @@ from fpt import UserError, load_run, records, train
 from fpt.arrays import pack, unpack
 from fpt.config import Config
 from fpt.run import kept_steps
-from fpt.stack import Interrupted, Stack
+from fpt.interrupt import Interrupted, Stack
 from tasks.bits import BitXor
 
 

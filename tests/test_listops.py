@@ -193,12 +193,12 @@ def test_the_caches_name_holds_the_settings(small, cache):
 
 def test_the_last_real_token_is_read(small, data):
     """What stands behind an expression, and how far it is filled up, changes nothing of its answer."""
-    from fpt.bodies import Geometry
+    from fpt.gpt2 import GPT2
     from fpt.config import Config
     from fpt.model import apply, build
     from fpt.parameters import Source
 
-    geometry = Geometry(layers=2, width=32, heads=4, positions=64, vocabulary=11)
+    geometry = GPT2(layers=2, width=32, heads=4, positions=64, vocabulary=11)
     inputs = data["test"].inputs[:20]
     short = inputs[(inputs != 0).sum(axis=1) < 30]
     assert len(short) > 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fpt import UserError, model
-from fpt.bodies import Geometry
+from fpt.gpt2 import GPT2
 from fpt.evaluation import score
 from fpt.task import UNSCORED, Split
 from tasks.copying import Copying
@@ -138,7 +138,7 @@ def test_the_gradient_of_a_tied_table_is_there_in_bfloat16_too():
     task, gradients = Copying(vocabulary=64, context=32), {}
     tokens = jax.random.randint(jax.random.key(0), (8, 32), 0, 64)
     for dtype in (jnp.float32, jnp.bfloat16):
-        built = model.build(task, Geometry(layers=1, width=32, heads=2, positions=32, vocabulary=64), dtype=dtype)
+        built = model.build(task, GPT2(layers=1, width=32, heads=2, positions=32, vocabulary=64), dtype=dtype)
         parameters = built.init(jax.random.key(1), tokens)
         loss = lambda parameters: jnp.square(built.apply(parameters, tokens)[0]).sum()
         gradients[dtype] = jax.jit(jax.grad(loss))(parameters)["params"]["token"]["embedding"]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpt.bodies import Geometry
+from fpt.gpt2 import GPT2
 from fpt.config import Config
 from fpt.model import build, shapes_of
 from fpt.optimization import rate_factor, transformation
@@ -17,7 +17,7 @@ from fpt.trainer import Condition, Trainer, restart
 from tasks.copying import Copying
 
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in a third of the time
-TINY = Geometry(layers=1, width=16, heads=2, positions=16, embedding_dropout=0, attention_dropout=0, residual_dropout=0)
+TINY = GPT2(layers=1, width=16, heads=2, positions=16, embedding_dropout=0, attention_dropout=0, residual_dropout=0)
 
 
 def trainer_of(geometry=TINY, anywhere=True, **settings):

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fpt import checkpoint, load_body, roles
-from fpt.bodies import ACTIVATIONS, GEOMETRIES, Geometry
+from fpt.gpt2 import ACTIVATIONS, BODIES, GPT2
 from fpt.config import Config
 from fpt.load import LoadedBody
 from fpt.model import Model, apply
@@ -35,7 +35,7 @@ def ours(geometry, values, embeds):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_hidden_states_and_maps_are_those_that_torch_made(activation):
-    geometry = Geometry(**parity.SMALL, activation=activation)
+    geometry = GPT2(**parity.SMALL, activation=activation)
     embeds = np.random.default_rng(3).standard_normal((2, 9, geometry.width), np.float32)
     found, wanted = ours(geometry, parity.weights(geometry), embeds), stored(activation)
     np.testing.assert_allclose(found["hidden"], wanted["hidden"], atol=1e-4)
@@ -55,7 +55,7 @@ def test_the_stored_arrays_are_what_torch_makes(activation):
 @pytest.mark.parametrize("name", ["gpt2-mini", "gpt2"])
 @pytest.mark.parametrize("activation, prefix", [*((kind, "") for kind in ACTIVATIONS), ("gelu_new", "transformer.")])
 def test_a_checkpoint_of_torchs_gives_torchs_states(name, activation, prefix, tmp_path):
-    geometry = dataclasses.replace(GEOMETRIES[name], activation=activation, vocabulary=3)
+    geometry = dataclasses.replace(BODIES[name], activation=activation, vocabulary=3)
     values = parity.weights(geometry)
     embeds = np.random.default_rng(4).standard_normal((2, 12, geometry.width), np.float32)
     if prefix:
@@ -93,7 +93,7 @@ class Fixed(Task):
 
 def trained(clip=1.0):
     """A trainer of the fpt set on those batches, without dropout; the parameters, trainable and frozen."""
-    geometry = Geometry(**parity.SMALL, embedding_dropout=0, attention_dropout=0, residual_dropout=0)
+    geometry = GPT2(**parity.SMALL, embedding_dropout=0, attention_dropout=0, residual_dropout=0)
     model = Model(geometry, parity.WIDTH, None, None, 1, 1, parity.CLASSES, input_dropout=0)
     trainable, frozen = roles.split(parity.weights(geometry) | parity.ends(geometry), roles.parse("fpt"))
     config = Config(Fixed(), "small", steps=1, batch=parity.BATCH, lr=parity.RATE, eval_every=1, clip=clip)
@@ -145,7 +145,7 @@ def symbols(length):
 
 
 def test_pads_on_the_right_change_nothing_and_the_last_real_token_is_read():
-    geometry = Geometry(**parity.SMALL)
+    geometry = GPT2(**parity.SMALL)
     values = parity.weights(geometry) | {k: v for k, v in parity.ends(geometry).items() if k.startswith("output")}
     values["input/embedding"] = np.random.default_rng(6).standard_normal((6, geometry.width)).astype(np.float32)
     padded = Model(geometry, None, 6, 0, 1, 1, parity.CLASSES)
@@ -157,7 +157,7 @@ def test_pads_on_the_right_change_nothing_and_the_last_real_token_is_read():
 
 
 def test_reading_early_equals_reading_everything():
-    geometry = Geometry(**parity.SMALL)
+    geometry = GPT2(**parity.SMALL)
     model = Model(geometry, parity.WIDTH, None, None, 2, 1, parity.CLASSES)
     values = parity.weights(geometry) | parity.ends(geometry)
     tokens, _ = parity.batch()
@@ -171,7 +171,7 @@ def test_reading_early_equals_reading_everything():
 
 
 def test_bfloat16_is_near_float32():
-    geometry = GEOMETRIES["gpt2-mini"]
+    geometry = BODIES["gpt2-mini"]
     embeds = jax.random.normal(jax.random.key(0), (2, 16, geometry.width))
     exact, rounded = (load_body("gpt2-mini", random=True, dtype=dtype)(embeds) for dtype in ("float32", "bfloat16"))
     assert 0 < np.abs(exact - rounded).max() < 0.05

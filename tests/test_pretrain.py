@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from fpt import checkpoint, load_body, load_run
-from fpt.bodies import Geometry
+from fpt.gpt2 import GPT2
 from fpt.model import draw_body
 from fpt.task import UNSCORED
 from tasks.text import Bigrams, prepare
 from tests.corpus import jsonl, prose, text_folder
 
 ROOT = Path(__file__).parent.parent
-SMALL = Geometry(layers=1, width=16, heads=2, positions=136, vocabulary=11)  # as many positions as the probes need, and more
+SMALL = GPT2(layers=1, width=16, heads=2, positions=136, vocabulary=11)  # as many positions as the probes need, and more
 VOCABULARY = 286
 
 try:

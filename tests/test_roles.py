@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fpt import UserError, counts, roles
-from fpt.bodies import GEOMETRIES, Geometry
+from fpt.gpt2 import BODIES, GPT2
 from fpt.model import Model, build, shapes_of
 from fpt.task import Task
 from tasks.copying import Copying
@@ -18,10 +18,10 @@ def shapes(body, tokens=10, width=1, vocabulary=None, per_query=1, classes=2):
     task = Task()
     for name, value in (("tokens", tokens), ("width", width), ("vocabulary", vocabulary)):
         object.__setattr__(task, name, value)
-    return shapes_of(Model(GEOMETRIES[body], width, vocabulary, None, 1, per_query, classes), task)
+    return shapes_of(Model(BODIES[body], width, vocabulary, None, 1, per_query, classes), task)
 
 
-@pytest.mark.parametrize("body", GEOMETRIES)
+@pytest.mark.parametrize("body", BODIES)
 def test_the_role_map_is_the_golden_file(body):
     named = shapes(body)
     repeated = [name for name in named if (roles.layer_of(name) or 0) > 0]
@@ -30,7 +30,7 @@ def test_the_role_map_is_the_golden_file(body):
         assert (roles.role_of(name), named[name]) == (roles.role_of(first), named[first])
     lines = [f"{name:<28} {role:<12} {' x '.join(map(str, named[name]))}" for name, role in roles.table(named)
              if name not in repeated]
-    text = "\n".join([f"{body}: blocks h_1 to h_{GEOMETRIES[body].layers - 1} are as h_0", *lines]) + "\n"
+    text = "\n".join([f"{body}: blocks h_1 to h_{BODIES[body].layers - 1} are as h_0", *lines]) + "\n"
     assert (GOLDEN / f"{body}.txt").read_text() == text
 
 
@@ -93,8 +93,8 @@ TABLE = {
 @pytest.mark.parametrize("name", TABLE)
 def test_counts_are_those_of_the_released_code(name):
     sizes, tokens, bare, effective, enabled = TABLE[name]
-    found = counts.count(shapes("gpt2", tokens, **sizes), roles.parse("fpt"), GEOMETRIES["gpt2"], tokens)
-    without = counts.count(shapes("gpt2", tokens, **sizes), roles.parse("input+output+norm"), GEOMETRIES["gpt2"], tokens)
+    found = counts.count(shapes("gpt2", tokens, **sizes), roles.parse("fpt"), BODIES["gpt2"], tokens)
+    without = counts.count(shapes("gpt2", tokens, **sizes), roles.parse("input+output+norm"), BODIES["gpt2"], tokens)
     assert (without["trainable"], found["effective"], found["trainable"]) == (bare, effective, enabled)
     assert found["percent"] == pytest.approx(100 * enabled / found["total"])
 
@@ -103,23 +103,23 @@ def test_counts_are_those_of_the_released_code(name):
     ("gpt2", 106_752), ("gpt2-medium", 191_488), ("gpt2-large", 300_800), ("gpt2-xl", 452_800),
 ])
 def test_the_papers_own_counting(body, count):
-    assert counts.count(shapes(body, 64, width=16, classes=10), roles.parse("fpt"), GEOMETRIES[body], 64)["paper"] == count
+    assert counts.count(shapes(body, 64, width=16, classes=10), roles.parse("fpt"), BODIES[body], 64)["paper"] == count
 
 
 @pytest.mark.parametrize("body, effective", [("gpt2-medium", 226_314), ("gpt2-large", 344_330), ("gpt2-xl", 507_210)])
 def test_larger_bodies_by_positions_in_use(body, effective):
-    found = counts.count(shapes(body, 64, width=48, classes=10), roles.parse("fpt"), GEOMETRIES[body], 64)
+    found = counts.count(shapes(body, 64, width=48, classes=10), roles.parse("fpt"), BODIES[body], 64)
     assert found["effective"] == effective
 
 
 @pytest.mark.parametrize("width, total", [(16, 124_460_554), (48, 124_485_130)])
 def test_totals_hold_the_vocabulary_table(width, total):
-    assert counts.count(shapes("gpt2", 64, width=width, classes=10), roles.parse("fpt"), GEOMETRIES["gpt2"], 64)["total"] == total
+    assert counts.count(shapes("gpt2", 64, width=width, classes=10), roles.parse("fpt"), BODIES["gpt2"], 64)["total"] == total
 
 
 def test_a_language_models_table_counts_once():
     task = Copying(vocabulary=11, context=8)
-    geometry = Geometry(layers=1, width=4, heads=2, positions=16, vocabulary=11)
+    geometry = GPT2(layers=1, width=4, heads=2, positions=16, vocabulary=11)
     named = shapes_of(build(task, geometry), task)
     found = counts.count(named, roles.parse("body+token"), geometry, 16)
     assert found["total"] == found["trainable"] == sum(map(math.prod, named.values()))

@@ -17,7 +17,7 @@ from fpt import UserError, load_run, train
 from fpt.config import Config, grid
 from fpt.evaluation import evaluate
 from fpt.records import Folder
-from fpt.stack import Interrupted
+from fpt.interrupt import Interrupted
 from tasks.bits import BitXor
 from tests.conftest import TINY
 

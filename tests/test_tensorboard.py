@@ -11,7 +11,7 @@ import pytest
 import fpt.stack
 from fpt import UserError, train
 from fpt.config import Config, grid
-from fpt.stack import Interrupted
+from fpt.interrupt import Interrupted
 from fpt.tensorboard import Tensorboard
 from tasks.bits import BitMemory
 from tests.test_run import _same
