@@ -54,7 +54,7 @@ class _Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         paths = self.source.find(self.folder) if self.folder else _fetch(self.source, dl_manager)
         splits = self._decode(self.source.read(paths))
-        return {split: self._generate_examples(images, labels) for split, (images, labels) in splits.items()}
+        return {split: self._generate_examples(*arrays) for split, arrays in splits.items()}
 
     def _generate_examples(self, images, labels) -> Iterator[tuple[int, dict]]:
         for number, (image, label) in enumerate(zip(images, labels)):
@@ -146,7 +146,7 @@ def _fetch(source: Source, dl_manager) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def _quiet():
-    """Keeps tensorflow-datasets from writing to the terminal: it prints, and shows progress bars."""
+    """Keeps tensorflow-datasets from printing, and from showing progress bars."""
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
         yield

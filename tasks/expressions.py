@@ -186,8 +186,8 @@ def draw_distinct(law: Law, seed: int, count: int,
             if len(found) >= count:
                 break
             if len(found) - before < BLOCK // 50:
-                raise UserError(f"listops: there are hardly more than {len(found):,} expressions of "
-                                f"{law.shortest} to {law.longest} tokens; ask for fewer, or for "
+                raise UserError(f"listops: there are hardly more than {len(found):,} expressions "
+                                f"of {law.shortest} to {law.longest} tokens; ask for fewer, or for "
                                 "longer ones")
             report(len(found))
     return list(found.items())[:count]

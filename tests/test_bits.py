@@ -15,7 +15,7 @@ MEMORY = BitMemory(strings=5, bits=50, patch=10)
 
 
 def _batch(task, seed=0, step=0, batch=500):
-    return jax.tree.map(np.asarray, task.draw(None, jax.random.key(seed), step, batch))
+    return Split(*map(np.asarray, task.draw(None, jax.random.key(seed), step, batch)[:2]))
 
 
 def test_memory_asks_for_one_of_its_strings():
@@ -85,19 +85,21 @@ def test_no_training_batch_is_the_validation_draw():
 def test_tokens_are_patches_in_reading_order():
     inputs, _ = _batch(MEMORY, batch=2)
     tokens = np.asarray(MEMORY.encode(inputs))
-    assert tokens.shape == (2, MEMORY.tokens, 10) and MEMORY.tokens == 30
+    assert tokens.shape == (2, 30, 10) and MEMORY.interface.tokens == 30
     assert (tokens[1, 7] == inputs[1, 1, 20:30]).all()
     assert len(MEMORY.token_labels(inputs[0])) == 30
     assert MEMORY.token_labels(inputs[0])[7] == "string 2, bits 20-29"
 
 
 def test_answers_are_read_from_the_trailing_tokens():
-    assert (MEMORY.queries, MEMORY.answers_per_query, MEMORY.answers) == (5, 10, 50)
-    assert (BitXor().queries, BitXor().answers_per_query, BitXor().tokens) == (5, 1, 10)
+    memory, xor = MEMORY.interface, BitXor().interface
+    assert (memory.queries, memory.answers_per_query, memory.answers) == (5, 10, 50)
+    assert (xor.queries, xor.answers_per_query, xor.tokens) == (5, 1, 10)
 
 
 def test_sizes_default_to_the_papers():
-    assert (BitMemory().strings, BitMemory().bits, BitMemory().patch, BitMemory().tokens) == (5, 1_000, 50, 120)
+    assert (BitMemory().strings, BitMemory().bits, BitMemory().patch) == (5, 1_000, 50)
+    assert BitMemory().interface.tokens == 120
     assert (BitXor().strings, BitXor().bits) == (2, 5)
 
 

@@ -2,19 +2,20 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 import tasks
 from fpt import Config, UserError, contract, train
-from fpt.task import Preset, Split, Task
+from fpt.contract_data import check_data
+from fpt.task import Interface
+from tests.conftest import Stub
 
 ECHO = '''
 from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fpt.task import Preset, Split, Task
+from fpt.task import Batch, Interface, Preset, Split, Task
 
 @dataclass(frozen=True)
 class Echo(Task):
@@ -22,7 +23,7 @@ class Echo(Task):
 
     name = "echo"
     presets = {"laptop": Preset(body="gpt2-mini", batch=2, steps=2, lr=1e-3, eval_every=2)}
-    classes, vocabulary, width, pad = 5, 5, None, None
+    interface = property(lambda self: Interface(tokens=self.tokens, classes=5, vocabulary=5))
     tokens: int = 4
 
     def load(self, folder=None, report=print):
@@ -31,7 +32,7 @@ class Echo(Task):
 
     def draw(self, train, key, step, batch):
         inputs = jax.random.randint(jax.random.fold_in(key, step), (batch, self.tokens), 0, 5)
-        return Split(inputs, inputs[:, :1])
+        return Batch(inputs, inputs[:, :1])
 
     def encode(self, inputs):
         return inputs
@@ -46,11 +47,11 @@ class Echo(Task):
         return str(example)
 '''
 LOAD = "return {name: Split(inputs, inputs[:, :1]) for name in (\"validation\", \"test\", \"train\")}"
-DRAW = "        return Split(inputs, inputs[:, :1])\n\n    def encode"
+DRAW = "        return Batch(inputs, inputs[:, :1])\n\n    def encode"
 SLICES = "    def slices(self, inputs):\n        return {'a': "
 ANSWERS = "    def answer_tokens(self, inputs):\n        return "
 PICTURE = "    def picture(self, example):\n        return "
-CONTINUOUS = ("classes, vocabulary, width, pad = 5, 5, None, None", "classes, vocabulary, width, pad = 5, None, 1, None")
+CONTINUOUS = ("vocabulary=5", "width=1")
 BREACHES = {  # how the task is changed, and words of the error
     "a name with a slash": (('"echo"', '"a/b"'), "name is 'a/b'"),
     "a name that leads elsewhere": (('"echo"', '"../up"'), "name is '../up'"),
@@ -58,8 +59,8 @@ BREACHES = {  # how the task is changed, and words of the error
     "a number for a name": (('"echo"', "5"), "name is 5"),
     "a name of two lines": (('"echo"', r'"a\nb"'), r"name is 'a\nb'"),
     "a name that ends in a newline": (('"echo"', r'"echo\n"'), r"name is 'echo\n'"),
-    "a shipped task's name": (('"echo"', '"mnist"'), "a task that ships"),
-    "the name of its own inputs": (('"echo"', '"self-mnist"'), "a task that ships"),
+    "a shipped task's name": (('"echo"', '"mnist"'), "a task of an installed package"),
+    "the name of its own inputs": (('"echo"', '"self-mnist"'), "a task of an installed package"),
     "no name": (('    name = "echo"\n', ""), "name raised AttributeError"),
     "no dataclass": (("@dataclass(frozen=True)\n", ""), "is no dataclass"),
     "no presets": (("    presets =", "    other ="), "presets is None"),
@@ -78,18 +79,22 @@ BREACHES = {  # how the task is changed, and words of the error
     "a field of an unknown kind": (("tokens: int = 4", "tokens: 'Whole' = 4"), "NameError"),
     "a field with an option's name": (("tokens: int = 4", "tokens: int = 4\n    lr: int = 4"), "lr cannot be a field"),
     "a field with a method's name": (("tokens: int = 4", "tokens: int = 4\n    slices: int = 4"), "slices is 4"),
-    "no tokens": (("    tokens: int = 4\n", ""), "tokens raised AttributeError"),
+    "no tokens": (("    tokens: int = 4\n", ""), "interface raised AttributeError"),
     "half a token": (("tokens: int = 4", "tokens: float = 4.5"), "tokens is 4.5"),
     "tokens that raise": (("tokens: int = 4", "tokens = property(lambda self: 1 // 0)"), "ZeroDivisionError"),
-    "more queries than tokens": (("tokens: int = 4", "tokens: int = 4\n    queries = 5"), "queries is 5"),
-    "no classes": (("classes, vocabulary, width, pad = 5,", "vocabulary, width, pad ="), "classes raised AttributeError"),
-    "both width and vocabulary": (("5, 5, None, None", "5, 5, 1, None"), "width and vocabulary are 1 and 5"),
-    "neither width nor vocabulary": (("5, 5, None, None", "5, None, None, None"), "width and vocabulary are None and None"),
-    "a pad that is no symbol": (("5, 5, None, None", "5, 5, None, 5"), "pad is 5"),
-    "tied classes": (("5, 5, None, None", "4, 5, None, None\n    tied = True"), "as many classes as symbols"),
+    "more queries than tokens": (("tokens: int = 4", "tokens: int = 4"), ("y=5", "y=5, queries=5"), "queries is 5"),
+    "no classes": (("classes=5, ", ""), "interface raised TypeError"),
+    "no whole classes": (("classes=5", "classes=True"), "interface.classes is True"),
+    "an interface that is a dict": (("Interface(tokens", "dict(tokens"), "interface is a dict"),
+    "both width and vocabulary": (("y=5", "y=5, width=1"), "width and vocabulary are 1 and 5"),
+    "neither width nor vocabulary": ((", vocabulary=5", ""), "width and vocabulary are None and None"),
+    "a pad that is no symbol": (("y=5", "y=5, pad=5"), "pad is 5"),
+    "an unknown head": (("y=5", "y=5, head='own'"), "interface.head is 'own'; the contract wants fresh or tied"),
+    "tied classes": (("classes=5, vocabulary=5", "classes=4, vocabulary=5, head='tied'"), "as many classes as symbols"),
     "an unknown probe": (("tokens: int = 4", "tokens: int = 4\n    probes = ('far',)"), "gave no split 'far'"),
-    "no load": (("def load", "def other"), "load is missing"),
-    "no floors": (("def floors", "def other"), "floors is missing"),
+    "no interface": (("    interface =", "    other ="), "interface is missing"),
+    **{f"no {name}": ((f"def {name}", "def other"), f"{name} is missing")
+       for name in ("load", "draw", "encode", "floors", "token_labels", "show")},
     "load that raises": ((LOAD, "raise OSError('no disk')"), "load raised OSError: no disk (line 19)"),
     "load that exits": ((LOAD, "raise SystemExit"), "load raised SystemExit (line 19)"),
     "load of other arguments": (("folder=None, report=print", ""), "load raised TypeError"),
@@ -108,7 +113,9 @@ BREACHES = {  # how the task is changed, and words of the error
                                 "int64 [30, 4] for validation and int64 [30, 3] for test"),
     "draw that raises": ((DRAW, "        raise ValueError('no draw')\n\n    def encode"),
                          "draw raised ValueError: no draw (line 23)"),
-    "draw of a pair": ((DRAW, DRAW.replace("Split", "")), "draw gave"),
+    "draw of a pair": ((DRAW, DRAW.replace("Batch", "")), "draw gave a tuple; the contract wants a fpt.task.Batch"),
+    "draw of a split": ((DRAW, DRAW.replace("Batch", "Split")), "the contract wants a fpt.task.Batch"),
+    "draw of a number for a truth": ((DRAW, DRAW.replace("1])", "1], 1)")), "whose `anywhere` is 1"),
     "draw of other targets": ((DRAW, DRAW.replace("[:, :1]", "[:, :2]")), "draw gave targets int32 [2, 2]"),
     "draw of a target beyond the classes": ((DRAW, DRAW.replace("[:, :1]", "[:, :1] + 5")), "at step 0"),
     "draw of a symbol beyond the vocabulary": ((DRAW, DRAW.replace("(inputs,", "(inputs + 5,")),
@@ -118,8 +125,8 @@ BREACHES = {  # how the task is changed, and words of the error
     "encode of fractions": (("return inputs\n", "return inputs / 2\n"), "encode gave float32 [2, 4] for validation"),
     "encode of a symbol beyond the vocabulary": (("return inputs\n", "return inputs + 1\n"), "encode gave the symbol 5"),
     "encode of a negative symbol": (("return inputs\n", "return inputs - 1\n"), "encode gave the symbol -1"),
-    "encode of a pad between symbols": (("5, 5, None, None", "5, 5, None, 1"), "gave `pad`, 1, before another symbol"),
-    "encode of pads alone": (("5, 5, None, None", "5, 5, None, 0"), ("return inputs\n", "return inputs * 0\n"), "gave 0 symbols"),
+    "encode of a pad between symbols": (("y=5", "y=5, pad=1"), "gave `pad`, 1, before another symbol"),
+    "encode of pads alone": (("y=5", "y=5, pad=0"), ("return inputs\n", "return inputs * 0\n"), "gave 0 symbols"),
     "encode of no float": (CONTINUOUS, ("return inputs\n", "return inputs[:, :, None]\n"), "encode gave int32 [2, 4, 1]"),
     "encode of what is no number": (CONTINUOUS, ("return inputs\n", "return 0 / inputs[:, :, None]\n"), "NaN or infinite"),
     "floors that raise": (('{"majority": 0.2}', "1 / 0"), "floors raised ZeroDivisionError: division by zero (line 29)"),
@@ -182,15 +189,11 @@ def test_a_size_that_a_task_of_ones_own_cannot_have_is_refused(refused, tmp_path
 
 
 @dataclasses.dataclass(frozen=True)
-class InPython(Task):
+class InPython(Stub):
     """A task that no file defines."""
 
     name = "../up"
-    presets = {"laptop": Preset("tiny", 1, 1, 1e-3, 1)}
-    tokens, width, classes = 1, 1, 2
-
-    def load(self, folder=None, report=print):
-        return {name: Split(np.zeros((2, 1)), np.zeros((2, 1), np.int32)) for name in ("validation", "test")}
+    interface = Interface(tokens=1, width=1, classes=2)
 
 
 def test_a_name_that_leads_out_of_the_folder_of_runs_is_refused_in_python_too(tiny_folder, tmp_path):
@@ -203,7 +206,7 @@ def test_a_name_that_leads_out_of_the_folder_of_runs_is_refused_in_python_too(ti
 def test_a_shipped_task_keeps_the_contract(name):
     task = tasks.find(name)()
     contract.check_sizes(task)
-    contract.check_data(task, task.load())
+    check_data(task, task.load())
 
 
 def test_a_fault_in_a_shipped_task_is_no_mistake_of_the_users(monkeypatch):

@@ -99,7 +99,7 @@ def test_an_impossible_law_is_refused_with_the_options(command, tmp_path):
 
 
 def test_published_files_need_no_possible_law():
-    assert ListOps(source="lra", depth=2).tokens == 128
+    assert ListOps(source="lra", depth=2).interface.tokens == 128
 
 
 def test_the_core_hours_are_those_of_whole_blocks():

@@ -98,7 +98,7 @@ def test_a_page_asks_the_network_for_nothing(page):
 
 
 def test_nothing_of_a_task_or_a_path_becomes_markup(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr(BitXor, "token_labels", lambda self, example: [EVIL] * self.tokens)
+    monkeypatch.setattr(BitXor, "token_labels", lambda self, example: [EVIL] * self.interface.tokens)
     monkeypatch.setattr(BitXor, "show", lambda self, example, target: EVIL)
     monkeypatch.setattr(BitXor, "slices", lambda self, inputs: {EVIL: np.ones((len(inputs), 3), bool)})
     monkeypatch.setattr(BitXor, "answer_tokens", lambda self, inputs: {EVIL: np.ones((len(inputs), 3, 6), bool)})

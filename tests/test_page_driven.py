@@ -343,7 +343,7 @@ def test_it_fits_a_narrow_window_in_light_and_dark(opened, file, width, scheme):
 
 
 def test_markup_in_labels_is_text(opened, looked, tmp_path, monkeypatch):
-    monkeypatch.setattr(BitXor, "token_labels", lambda self, example: [EVIL] * self.tokens)
+    monkeypatch.setattr(BitXor, "token_labels", lambda self, example: [EVIL] * self.interface.tokens)
     monkeypatch.setattr(BitXor, "show", lambda self, example, target: EVIL)
     monkeypatch.setattr(BitXor, "answer_tokens", lambda self, inputs: {EVIL: np.ones((len(inputs), 3, 6), bool)})
     run = load_run(looked[0])

@@ -16,8 +16,8 @@ import fpt.stack
 from fpt import UserError, load_run, train
 from fpt.config import Config, grid
 from fpt.evaluation import evaluate
-from fpt.records import Folder
 from fpt.interrupt import Interrupted
+from fpt.records import Folder, configuration
 from tasks.bits import BitXor
 from tests.conftest import TINY
 
@@ -360,7 +360,7 @@ def test_every_setting_is_part_of_the_name(config):
 
 def test_a_configuration_survives_its_record(config):
     for changed in [config, *(dataclasses.replace(config, **{name: value}) for name, value in CHANGES.items())]:
-        assert Config.from_record(json.loads(json.dumps(changed.record()))) == changed
+        assert configuration(json.loads(json.dumps(changed.record()))) == changed
 
 
 def test_where_weights_lie_is_not_part_of_the_name_but_what_they_are_is(config):
