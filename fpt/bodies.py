@@ -35,17 +35,23 @@ def names() -> list[str]:
 
 
 def stated(body: Body) -> dict[str, Any]:
-    """Describes a body as JSON; the kind is stated where it is not GPT-2."""
+    """Describes a body as JSON; its kind is stated where it is not GPT-2, `own` for a user's."""
     place = f"{type(body).__module__}:{type(body).__name__}"
-    kind = next(kind for kind, known in KINDS.items() if known == place)
+    kind = next((kind for kind, known in KINDS.items() if known == place), "own")
     return ({} if kind == "gpt2" else {"kind": kind}) | dataclasses.asdict(body)
 
 
-def from_stated(found: dict[str, Any]) -> Body:
-    """Makes the body that JSON describes.  Raises KeyError or TypeError where it describes none."""
+def from_stated(found: dict[str, Any], own: type[Body] | None = None) -> Body:
+    """Makes the body that JSON describes; `own` is the class that a user's file defines, if any.
+
+    Raises KeyError or TypeError where the JSON describes none.
+    """
     sizes = dict(found)
-    module, name = KINDS[sizes.pop("kind", "gpt2")].split(":")
-    return getattr(importlib.import_module(module), name)(**sizes)
+    kind = sizes.pop("kind", "gpt2")
+    if own is None:
+        module, name = KINDS[kind].split(":")
+        own = getattr(importlib.import_module(module), name)
+    return own(**sizes)
 
 
 def shipped() -> list[str]:

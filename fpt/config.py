@@ -7,6 +7,7 @@ import hashlib
 import json
 import operator
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ TYPES = {"int": (lambda value: int(operator.index(value)), "a whole number"),
 SMALLEST, LARGEST = 1.2e-38, 3.4e38  # the positive numbers of float32
 MOST = 2**31 - 1  # steps, examples: what a device counts in
 # Settings that a record states only where they differ from these: older runs keep their names.
-NEWER = {"layers": None, "width": None, "rates": (), "start": None, "begins": None, "stream": None}
-PLACES = ("body", "task_file", "start")  # of a configuration: where something lies, while what it is makes the run
+NEWER = {"layers": None, "width": None, "rates": (), "start": None, "begins": None, "stream": None,
+         "body_file": None}
+FILES = ("task_file", "body_file")  # of a user's own: identified by their content
+PLACES = ("body", *FILES, "start")  # of a configuration: where something lies, while what it is makes the run
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class Config:
     """Names the folder of the finished run that this run begins from."""
     begins: str | None = None
     """Identifies the parameters that this run begins with, where it begins from another run."""
+    body_file: str | None = None
+    """Names a Python file that defines a body of your own, in place of --body."""
     stream: str | None = None
     """Names a stream of randomness of the run's own, so that it repeats no draws of another stage."""
 
@@ -126,8 +131,12 @@ class Config:
         roles.parse(self.redraw)
         object.__setattr__(self, "rates", tuple(self.rates))
         roles.factors(self.rates)
-        if self.task_file and not Path(self.task_file).is_file():
-            raise UserError(f"no task file at {self.task_file}")
+        for name in FILES:
+            file = getattr(self, name)
+            if file and not Path(file).is_file():
+                raise UserError(f"no {name.replace('_', ' ')} at {file}")
+        if self.body_file:
+            object.__setattr__(self, "body", Path(self.body_file).stem)
 
     @classmethod
     def preset(cls, task: Task, preset: str = "laptop", **settings: Any) -> Config:
@@ -155,7 +164,8 @@ class Config:
     @property
     def digest(self) -> str:
         """A hash of all that makes the run what it is: see `digest_of`."""
-        return digest_of(self.record(), self.task_file and sha256(Path(self.task_file)))
+        return digest_of(self.record(), {name: sha256(Path(getattr(self, name)))
+                                         for name in FILES if getattr(self, name)})
 
     @property
     def name(self) -> str:
@@ -169,16 +179,17 @@ class Config:
         return dataclasses.replace(self, lr=1.0, seed=0, rates=(), start=None, begins=None, **shared)
 
 
-def digest_of(stated: dict[str, Any], task_file: str | None) -> str:
-    """Hashes what makes a run what it is, of a configuration as JSON: eight hex digits, which end its folder's name.
+def digest_of(stated: dict[str, Any], files: Mapping[str, str]) -> str:
+    """Hashes all that makes a run what it is into eight hex digits, which end its folder's name.
 
-    task_file: the sha256 of the file that defines a task of a user's own.  Nothing is executed or looked up.
+    stated: the configuration as JSON.  files: the sha256 of each of its FILES.  Nothing is executed
+    or looked up.
     """
-    stated = stated | {"task_file": task_file}
+    stated = stated | files
     if stated["geometry"]:
         stated.pop("body")  # where a body lies does not matter, what it is does
     if stated.get("begins"):
-        stated.pop("start")
+        stated.pop("start")  # likewise
     text = json.dumps(stated, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

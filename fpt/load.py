@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from fpt import arrays, bodies, machine, parameters, records, registry
 from fpt import checkpoint as checkpoints
 from fpt.body import Body
 from fpt.checkpoint import Checkpoint
-from fpt.config import DTYPES, Config, digest_of
+from fpt.config import DTYPES, FILES, Config, digest_of
 from fpt.errors import UserError, nearest
 from fpt.files import sha256, whole_folder
 from fpt.gpt2 import GPT2
@@ -92,9 +93,10 @@ class LoadedRun:
     """A trained model: `run(inputs) -> logits`, with its configuration and its result."""
 
     def __init__(self, folder: Path, body: Path | str | LoadedBody | LoadedRun | None = None,
-                 task_file: Path | None = None):
+                 files: Mapping[str, Path | None] = MappingProxyType({})):
+        """See `load_run`; files: where those lie now that define task and body."""
         self.folder = folder
-        config = _configuration(folder, task_file)
+        config = _configuration(folder, files)
         if isinstance(body, LoadedBody | LoadedRun):
             if body.checkpoint is None:
                 raise UserError(f"the body for {folder} was drawn, not loaded from a checkpoint; "
@@ -225,39 +227,51 @@ class LoadedRun:
 
 
 def load_run(folder: Path | str, body: Path | str | LoadedBody | LoadedRun | None = None,
-             task_file: Path | str | None = None) -> LoadedRun:
+             task_file: Path | str | None = None, body_file: Path | str | None = None) -> LoadedRun:
     """Loads the model that a finished run's folder holds.
 
     body: where its body lies now, if no longer where it was; or a body or run that is loaded.  Runs
-    and bodies that are loaded at the same time share the weights of one checkpoint.  task_file:
-    where the file lies that defines the run's task; naming it also allows it to be executed, which
-    is asked for where it has never been executed here.  Raises UserError where the run is not
-    finished, damaged or changed, and where body or task file are not those that it was trained with.
+    and bodies that are loaded at the same time share the weights of one checkpoint.  task_file,
+    body_file: where the file lies that defines the run's task, or its body; naming it also allows
+    it to be executed, which is asked for where it has never been executed here.  Raises UserError
+    where the run is not finished, damaged or changed, and where body or files are not those that it
+    was trained with.
     """
-    return LoadedRun(Path(folder), body, task_file and Path(task_file))
+    files = {"task_file": task_file and Path(task_file), "body_file": body_file and Path(body_file)}
+    return LoadedRun(Path(folder), body, files)
 
 
-def _configuration(folder: Path, task_file: Path | None) -> Config:
-    """Reads the configuration of a run's folder, and checks that the folder's name stands for it."""
+def _configuration(folder: Path, given: Mapping[str, Path | None]) -> Config:
+    """Reads the configuration of a run's folder, and checks that the folder's name stands for it.
+
+    given: where the files lie now that define its task and its body, for those that a user names.
+    """
     file, stated = folder / records.CONFIG, records.read_json(folder / records.CONFIG)
-    if task_file and not stated.get("task_file"):
-        raise UserError(f"{folder} is of a task that ships with the project, and takes no --task-file")
     try:
-        code = task_file or (stated["task_file"] and Path(stated["task_file"]))
-        if code and not code.is_file():
-            raise UserError(f"no task file at {code}, which {file} names; say with --task-file where "
-                            "it lies now")
-        content = code and sha256(code)
-        if digest_of(stated, content) not in folder.resolve().name:
-            named = f" with {code}" if code else ""
-            remedy = ", or name the task's file with --task-file" if code else ""
+        places = {name: given.get(name) or Path(stated[name]) for name in FILES if stated.get(name)}
+        digests = {}
+        for name in FILES:
+            what, option = name.replace("_", " "), f"--{name.replace('_', '-')}"
+            if given.get(name) and name not in places:
+                raise UserError(f"{folder} has no {what} of a user's own, and takes no {option}")
+            if name in places and not places[name].is_file():
+                raise UserError(f"no {what} at {places[name]}, which {file} names; say with {option} "
+                                "where it lies now")
+            if name in places:
+                digests[name] = sha256(places[name])
+        if digest_of(stated, digests) not in folder.resolve().name:
+            named = "".join(f" with {place}" for place in places.values())
+            remedy = "".join(f", or name its file with --{name.replace('_', '-')}" for name in places)
             raise UserError(f"{file}{named} does not belong to the folder's name; put the right one "
                             f"back{remedy}")
-        # The folder's name shows that nothing was mixed up, not who has made it.
-        if code and not task_file and not registry.executed(content):
-            raise UserError(f"the task of {folder} is defined by {code}, which has not been executed "
-                            f"here before; look at what it does, then say --task-file {code}")
-        return records.configuration(stated | {"task_file": code and str(code.resolve())})
+        for name, place in places.items():
+            # The folder's name shows that nothing was mixed up, not who has made it.
+            if not given.get(name) and not registry.executed(digests[name]):
+                raise UserError(f"the {name.partition('_')[0]} of {folder} is defined by {place}, which "
+                                "has not been executed here before; look at what it does, then say "
+                                f"--{name.replace('_', '-')} {place}")
+        return records.configuration(
+            stated | {name: str(place.resolve()) for name, place in places.items()})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} is not the configuration of a run ({type(error).__name__}: "
                         f"{error})") from None

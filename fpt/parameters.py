@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpt import bodies, records, roles
+from fpt import bodies, records, registry, roles
 from fpt import checkpoint as checkpoints
 from fpt.births import BIRTHS
 from fpt.body import Body
 from fpt.checkpoint import Checkpoint
 from fpt.config import Config
+from fpt.contract_body import check_body
 from fpt.errors import UserError, nearest
 from fpt.gpt2 import GPT2
 from fpt.initialisers import draw
@@ -27,7 +28,8 @@ from fpt.model import Model, body_table, table
 from fpt.randomness import stream
 
 # The settings that say what parameters a run begins with.
-INITIAL = {"task", "body", "layers", "width", "load", "birth", "redraw", "init", "body_seed"}
+INITIAL = {"task", "body", "layers", "width", "load", "birth", "redraw", "init", "body_seed",
+           "body_file"}
 NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
@@ -38,9 +40,13 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     task that is longer than the body's positions.
     """
     known, found = config.geometry or bodies.named(config.body), None
+    if config.body_file:
+        known = registry.body_from_file(Path(config.body_file))()
     if known is None:
         found = checkpoints.locate(config.body)
     body = _sized(found.geometry if found else known, config)
+    if config.body_file:
+        check_body(body, config.body_file)
     if config.init not in body.inits:
         raise nearest(config.init, body.inits, f"--init of {config.body}")
     load = config.load or default_load(config, body)
@@ -67,8 +73,10 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
         place = os.path.abspath(place)
     found = found if read else None
     digest = found.digest if found else None
+    # Bodies are compared by what they state: each execution of a user's file makes a class anew.
+    geometry = config.geometry and bodies.stated(config.geometry)
     for stated, here, what in ((config.checkpoint, digest, "weights"),
-                               (config.geometry, body, "config.json")):
+                               (geometry, bodies.stated(body), "config.json")):
         if stated is not None and stated != here:
             raise UserError(f"the {what} of {config.body!r} are not those that this run was trained "
                             "with; put them back, or say with --body where they lie now")

@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from fpt import bodies, registry
 from fpt.arrays import described, digest, pack, unpack
-from fpt.config import ABSENT, NEWER, PLACES, Config
+from fpt.config import ABSENT, FILES, NEWER, PLACES, Config
 from fpt.errors import UserError
 from fpt.files import remove_leftovers, sha256, write_whole
 
@@ -100,7 +100,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def configuration(stated: dict[str, Any]) -> Config:
-    """Makes a configuration of its JSON, as `Config.record` gives it; executes a user's task file.
+    """Makes a configuration of its JSON, as `Config.record` gives it; executes a user's files.
 
     Raises UserError for JSON that is not a configuration.
     """
@@ -110,7 +110,8 @@ def configuration(stated: dict[str, Any]) -> Config:
         task = registry.from_file(Path(file)) if file else registry.find(stated["task"])
         sizes = {name: tuple(value) if isinstance(value, list) else value
                  for name, value in stated.pop("sizes").items()}
-        geometry = geometry and bodies.from_stated(geometry)
+        own = stated["body_file"] and registry.body_from_file(Path(stated["body_file"]))
+        geometry = geometry and bodies.from_stated(geometry, own)
         return Config(**stated | {"task": task(**sizes), "geometry": geometry})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError("not the configuration of a run "
@@ -204,8 +205,9 @@ class Folder:
                      identity: dict[str, str]) -> None:
         """The trained parameters with what identifies their body, then the result; then no state is needed any more."""
         result = result | {"trainable": digest(trainable)}
-        if self.config.task_file:  # a record tells the file's name, and what it held
-            result["task_file"] = sha256(Path(self.config.task_file))
+        for name in FILES:  # a record tells a file's name, and the digest of its content
+            if file := getattr(self.config, name):
+                result[name] = sha256(Path(file))
         write_whole(self.path / TRAINABLE, pack(trainable, identity))
         write_json(self.path / RESULT, result | {"checksum": checksum(self._stated, history, result)})
         self.remove_states()

@@ -1,4 +1,4 @@
-"""Finds the class of a task: by its name in an installed package, or in a user's own file."""
+"""Finds the class of a task by its name, and that of a task or a body in a user's own file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 from fpt import contract
+from fpt.body import Body
 from fpt.errors import UserError, nearest
-from fpt.files import cache_folder, write_whole
+from fpt.files import cache_folder, sha256, write_whole
 from fpt.packages import member, offered
 from fpt.task import Task
 
@@ -32,18 +33,36 @@ def find(name: str) -> type[Task]:
 
 
 def from_file(path: Path) -> type[Task]:
-    """Executes a user's file, remembers that it was executed, and gives the one Task it defines.
+    """Executes a user's file, and gives the one Task that it defines, if it keeps the contract."""
+    found = _executed(path, Task)
+    contract.check_class(found)
+    _remember(path)
+    return found
 
-    Raises UserError where the file defines none or several, or the class breaks the contract.
+
+def body_from_file(path: Path) -> type[Body]:
+    """Executes a user's file, and gives the one Body that it defines, if it keeps the contract."""
+    from fpt.contract_body import check_body_class  # with jax, which `--help` does without
+
+    found = _executed(path, Body)
+    check_body_class(found, str(path))
+    _remember(path)
+    return found
+
+
+def _executed(path: Path, base: type) -> type:
+    """Executes a file, and gives the one subclass of `base` that it defines.
+
+    Raises UserError where the file cannot be executed, or defines none or several.
     """
+    what = base.__name__.lower()
     if not os.path.isfile(path):
-        raise UserError(f"no task file at {path}")
+        raise UserError(f"no {what} file at {path}")
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise UserError(f"the task file {path} cannot be read: {error.strerror}") from None
-    digest = hashlib.sha256(source).hexdigest()
-    module = ModuleType(f"own_task_{digest}")
+        raise UserError(f"the {what} file {path} cannot be read: {error.strerror}") from None
+    module = ModuleType(f"own_{what}_{hashlib.sha256(source).hexdigest()}")
     module.__file__ = os.fsencode(path).decode(errors="replace")  # jax takes names in UTF-8 only
     sys.modules[module.__name__] = module  # where dataclasses look up the annotations of a class
     try:
@@ -55,17 +74,21 @@ def from_file(path: Path) -> type[Task]:
         said = contract.raised(error, module.__file__)
         raise UserError(f"{path} cannot be imported: {said}") from error
     found = [value for value in vars(module).values() if isinstance(value, type)
-             and issubclass(value, Task) and value.__module__ == module.__name__]
+             and issubclass(value, base) and value.__module__ == module.__name__]
     if len(found) != 1:
-        raise UserError(f"{path} must define one subclass of fpt.task.Task, not {len(found)}")
-    contract.check_class(found[0])
-    with contextlib.suppress(UserError):  # else a run's task file is asked for again
-        write_whole(_mark(digest), b"")
+        raise UserError(f"{path} must define one subclass of {base.__module__}.{base.__name__}, not "
+                        f"{len(found)}")
     return found[0]
 
 
+def _remember(path: Path) -> None:
+    """Notes that a file was executed here; where that fails, a run's file is asked for again."""
+    with contextlib.suppress(UserError):
+        write_whole(_mark(sha256(path)), b"")
+
+
 def executed(digest: str) -> bool:
-    """Tells whether a task file of this sha256 was executed on this machine before."""
+    """Tells whether a user's file of this sha256 was executed on this machine before."""
     return _mark(digest).is_file()
 
 
