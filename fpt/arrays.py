@@ -1,4 +1,4 @@
-"""Files of named arrays: safetensors that carry a digest of all that they hold, so that damage is seen when they are read."""
+"""Reads and writes named arrays as safetensors files with a digest, so that damage is noticed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 
 from fpt.errors import UserError
 
-ABOUT, DIGEST = "fpt", "sha256"  # keys of our metadata in safetensors files
+ABOUT, DIGEST = "fpt", "sha256"  # the key of a file's metadata, and that of the digest within it
 
 
 def digest(arrays: Mapping[str, Any]) -> str:
-    """Identifies arrays by the sha256 over their names and bytes, in order of name."""
+    """Computes the sha256 of the arrays' names and bytes, in order of name."""
     state = hashlib.sha256()
     for name in sorted(arrays):
         state.update(name.encode())
@@ -26,26 +26,32 @@ def digest(arrays: Mapping[str, Any]) -> str:
 
 
 def _content(arrays: Mapping[str, np.ndarray], about: str) -> str:
-    """The digest of a file's content: the arrays with their shapes and dtypes, and the text that says what they are."""
+    """Computes the digest of a whole file: arrays, their shapes and dtypes, and the description."""
     shapes = {name: [str(arrays[name].dtype), *arrays[name].shape] for name in sorted(arrays)}
     return hashlib.sha256(f"{digest(arrays)}{json.dumps(shapes)}{about}".encode()).hexdigest()
 
 
 def pack(arrays: Mapping[str, Any], about: Mapping[str, Any]) -> bytes:
-    """Lays out arrays by name as a safetensors file, with what they are as one JSON text in its metadata; bytes repeat.
+    """Packs named arrays and their description into the bytes of a safetensors file.
 
-    Arrays are laid out in C order: safetensors writes others wrongly, and silently.
+    Equal arrays and descriptions give equal bytes.  about: the description, stored as JSON in the
+    file's metadata.
     """
     from safetensors.numpy import save
 
+    # Arrays in another order than C are written wrongly by safetensors, without an error.
     arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     text = json.dumps(about, sort_keys=True, allow_nan=False)
     # One key of metadata: safetensors writes several in an order that differs from call to call.
-    return save(arrays, metadata={ABOUT: json.dumps({"about": text, DIGEST: _content(arrays, text)}, sort_keys=True)})
+    stated = json.dumps({"about": text, DIGEST: _content(arrays, text)}, sort_keys=True)
+    return save(arrays, metadata={ABOUT: stated})
 
 
 def unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads a file's arrays by name, and what they are.  Raises UserError where it is missing, or not as it was written."""
+    """Reads the arrays of a file by name, and their description.
+
+    Raises UserError where the file is missing, or does not hold what was written.
+    """
     with _opened(path) as (file, stated):
         arrays = {name: file.get_tensor(name) for name in file.keys()}
     if DIGEST not in stated:  # written before files had a digest
@@ -56,14 +62,14 @@ def unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def described(path: Path) -> dict[str, Any]:
-    """Reads what a file's arrays are, and not the arrays themselves, so that damage may go unseen."""
+    """Reads the description of a file's arrays without the arrays, so that damage may go unseen."""
     with _opened(path) as (_, stated):
         return json.loads(stated["about"]) if DIGEST in stated else stated
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Opens a safetensors file, and reads its metadata.  Raises UserError where it is missing, cut short or damaged."""
+    """Opens a safetensors file and reads its metadata."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,4 +1,4 @@
-"""Writing to the cache folder; and arrays that are kept there, and made again where they are not what was written."""
+"""Writes to the cache folder, and keeps arrays there that can be made again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from fpt.files import cache_folder, write_whole
 ELSEWHERE = "or name another folder with FPT_CACHE"
 
 
-def cached(name: str, make: Callable[[], dict[str, np.ndarray]], report: Callable[[str], None]) -> dict[str, np.ndarray]:
-    """What `make` gives, made once for each name and kept in the cache folder as `name`.safetensors.
+def cached(name: str, make: Callable[[], dict[str, np.ndarray]],
+           report: Callable[[str], None]) -> dict[str, np.ndarray]:
+    """Returns the arrays that `make` makes, kept in the cache folder as `name`.safetensors.
 
-    Where the file is damaged, or was made under another name, `report` is told and the arrays are made again.  Raises
-    UserError, before anything is made, where the file could not be written.
+    Where that file is damaged, or states another name, the arrays are made again and `report` is
+    called with a line that says so.  Raises UserError, before anything is made, where the cache
+    folder cannot be written.
     """
     path = cache_folder() / f"{name}.safetensors"
     if path.is_dir():
@@ -39,17 +41,18 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]], report: Callabl
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder of the cache.  Raises UserError, which names FPT_CACHE, where it cannot be made or written to."""
+    """Makes a folder in the cache, or raises a UserError that names FPT_CACHE."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder):  # fails where the folder cannot be written
             pass
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; make it writable, {ELSEWHERE}") from error
+        raise UserError(f"cannot write to {folder}: {error.strerror}; make it writable, "
+                        f"{ELSEWHERE}") from error
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file of the cache whole or not at all; where that fails, the UserError names FPT_CACHE."""
+    """Writes a file in the cache whole, or raises a UserError that names FPT_CACHE."""
     try:
         write_whole(path, content)
     except UserError as error:

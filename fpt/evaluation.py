@@ -1,4 +1,4 @@
-"""Accuracy and loss of a stack on a fixed split, whole and in the parts that its task names."""
+"""Computes the accuracy and loss of a stack's runs on a split, whole and by the task's slices."""
 
 from __future__ import annotations
 
@@ -17,26 +17,34 @@ LOGITS_AT_ONCE = 2**26
 
 def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
             between: Callable[[], None] = lambda: None) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions [R, N, A] and mean losses [R, N] of a stack, without dropout, in chunks of one size.
+    """Computes a stack's predictions [R, N, A] and mean losses [R, N], without dropout, in chunks.
 
-    between: called before each chunk; what it raises ends the evaluation.
+    All chunks have one size, so that one compiled function serves them.  between: called before
+    each chunk; an exception that it raises ends the evaluation.
     """
     asked = trainer.task.interface
-    size = min(TOKENS_AT_ONCE // asked.tokens, LOGITS_AT_ONCE // (asked.answers * asked.classes)) // trainer.runs
+    size = min(TOKENS_AT_ONCE // (asked.tokens * trainer.runs),
+               LOGITS_AT_ONCE // (asked.answers * asked.classes * trainer.runs))
     size = max(1, min(len(split.inputs), size))
     predictions, losses = [], []
     for start in range(0, len(split.inputs), size):
         between()
-        chosen = np.arange(start, start + size) % len(split.inputs)  # the last chunk is filled up from the front
+        # The last chunk is filled up with the first examples.
+        chosen = np.arange(start, start + size) % len(split.inputs)
         found = trainer.answer(frozen, trainable, split.inputs[chosen], split.targets[chosen])
         predictions.append(np.asarray(found[0]))
         losses.append(np.asarray(found[1]))
     count = len(split.inputs)
-    return np.concatenate(predictions, axis=1)[:, :count], np.concatenate(losses, axis=1)[:, :count]
+    return (np.concatenate(predictions, axis=1)[:, :count],
+            np.concatenate(losses, axis=1)[:, :count])
 
 
 def score(task: Task, split: Split, predictions: np.ndarray, losses: np.ndarray) -> dict[str, Any]:
-    """One run's predictions [N, A] and losses [N] -> accuracy over all scored answers, mean loss, n, accuracy by slice."""
+    """Scores one run's predictions [N, A] and losses [N] on a split.
+
+    Returns the accuracy over all scored answers, the mean loss, the number of examples `n`, and the
+    accuracy by slice.
+    """
     right, scored = predictions == split.targets, split.targets != UNSCORED
     parts = {name: mask & scored for name, mask in task.slices(split.inputs).items()}
     slices = {name: finite(right[part].mean()) for name, part in parts.items() if part.any()}
@@ -46,6 +54,6 @@ def score(task: Task, split: Split, predictions: np.ndarray, losses: np.ndarray)
 
 def evaluate(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
              between: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-    """The score of every run of a stack on a split; `between` as in `answers`."""
+    """Scores every run of a stack on a split; `between` as in `answers`."""
     predictions, losses = answers(trainer, frozen, trainable, split, between)
     return [score(trainer.task, split, *found) for found in zip(predictions, losses)]

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the folder that holds what can be made again."""
+"""Writes files and folders whole or not at all, and finds the folders of data and cache."""
 
 import contextlib
 import glob
@@ -20,16 +20,17 @@ PART = ".fpt-part"  # the lock in a folder that is being filled
 
 
 def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Writes a file beside `path`, flushes it to the disk and renames it over `path`.
+    """Writes a file whole or not at all: a reader, or a crash, finds the old file or the new one.
 
-    content: the file's bytes, or, where these are too many to be held at once, a function that writes them to a file.
-    A reader, or a crash at any instant, sees the old file or the new one.  Raises UserError where the folder
-    cannot be written or the disk is full; nothing is left behind then.
+    content: the bytes, or, where they are too many to be held at once, a function that writes them
+    to an open file.  Raises UserError where the folder cannot be written or the disk is full, and
+    leaves nothing behind then.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+                dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
             content(file) if callable(content) else file.write(content)
             file.flush()
@@ -40,18 +41,18 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> No
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
+            raise _unwritten(path, error) from error
         raise
     sync_folder(path.parent)
 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `folder` to fill, which takes its place at the end of the context; at an error it goes.
+    """Yields a temporary folder to fill, which becomes `folder` if the context ends without error.
 
-    `folder` must be missing or empty.  A temporary folder that a killed process left is removed, known by the lock that
-    lies in it and that nobody holds; one that another process is filling stays.  Raises UserError where it cannot be
-    written or the disk is full.
+    `folder` must be missing or empty.  Temporary folders that killed processes left are removed:
+    nobody holds the lock in them.  Raises UserError where the folder cannot be written or the disk
+    is full.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             if (left / PART).is_file():
                 with contextlib.suppress(Timeout), FileLock(left / PART, timeout=0):
                     shutil.rmtree(left)
-        temporary = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True)
+        temporary = tempfile.TemporaryDirectory(
+            dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True)
         with temporary as made, FileLock(Path(made) / PART):
             part = Path(made) / folder.name
             part.mkdir()
@@ -67,13 +69,19 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             part.replace(folder)
         sync_folder(folder.parent)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; free some space or choose another folder") from error
+        raise _unwritten(folder, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path}: {error.strerror}; free some space or choose another folder")
 
 
 def remove_leftovers(folder: Path, names: str) -> None:
-    """Removes the temporary files that a process left which was killed in `write_whole`, of files that `names` matches.
+    """Removes the temporary files that a process left which was killed in `write_whole`.
 
-    names: a regular expression.  Whatever else lies in the folder, hidden or not, is its user's and stays.
+    names: a regular expression, which matches the names of the files that were being written.  All
+    else in the folder, hidden or not, belongs to the user and stays.
     """
     for path in folder.iterdir():
         if re.fullmatch(rf"\.({names})\.[a-z0-9_]{{8}}", path.name) and path.is_file():
@@ -96,31 +104,33 @@ def _umask() -> int:
 
 
 def sha256(path: Path) -> str:
-    """The hex digest of a file's bytes."""
+    """Computes the sha256 of a file's bytes, as hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def data_folder(named: Path | str | None) -> Path | None:
-    """The folder of the data: the one that is named, else what `FPT_DATA` names, else None.
+    """Finds the folder of the data: the named one, else the one that FPT_DATA names, else None.
 
-    Raises UserError where it is no folder, also where what it should hold is in the cache already.
+    Raises UserError where there is no such folder, even if all data are in the cache already.
     """
     folder = named or os.environ.get("FPT_DATA")
     if not folder:
         return None
     found = _expanded(folder, "--data-dir or FPT_DATA")
     if not found.is_dir():
-        raise UserError(f"no folder {folder}: --data-dir or FPT_DATA names the folder that holds mnist/, cifar10/, listops/ "
-                        "or text/")
+        raise UserError(f"no folder {folder}: --data-dir or FPT_DATA names the folder that holds "
+                        "mnist/, cifar10/, listops/ or text/")
     return found
 
 
 def cache_folder() -> Path:
-    """Where decoded and generated data are kept: `FPT_CACHE`, else `fpt` in the user's cache folder, else `fpt-UID` in the
-    temporary folder, which is made and must be this user's alone: code that was compiled is kept in it too.
+    """Finds the folder that keeps decoded data, generated data and compiled code.
 
-    Everything in it can be made again; it may be deleted at any time.  Raises UserError where there is no such folder.
+    Everything in this folder can be made again, so it may be deleted at any time.  It is FPT_CACHE,
+    else `fpt` in the user's cache folder, else, for a user without a home folder, `fpt-UID` in the
+    temporary folder, which this user alone must be able to write to.  Raises UserError where there
+    is no such folder.
     """
     if named := os.environ.get("FPT_CACHE"):
         return _expanded(named, "FPT_CACHE")
@@ -136,17 +146,25 @@ def _expanded(named: Path | str, by: str) -> Path:
     try:
         return Path(named).expanduser()
     except RuntimeError:
-        raise UserError(f"{by} names {named}, but there is no such home folder; name the folder without ~") from None
+        raise UserError(f"{by} names {named}, but there is no such home folder; name the folder "
+                        "without ~") from None
 
 
 def _own_temporary_folder() -> Path:
+    """Makes a folder of this user in the temporary folder.
+
+    Raises UserError where another user could put compiled code there that would be executed.
+    """
     try:
         folder = Path(tempfile.gettempdir()) / f"fpt-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise UserError(f"there is no home folder, nor a temporary one to write to ({error.strerror}); name a folder for what is "
-                        "made once with FPT_CACHE") from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise UserError(f"{folder} is a link, or somebody else can write to it; remove it, or name another folder with FPT_CACHE")
+        raise UserError(f"there is no home folder, nor a temporary one to write to "
+                        f"({error.strerror}); name a folder for what is made once with "
+                        "FPT_CACHE") from None
+    others = found.st_uid != os.getuid() or found.st_mode & 0o022
+    if others or not stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{folder} is a link, or somebody else can write to it; remove it, or name "
+                        "another folder with FPT_CACHE")
     return folder

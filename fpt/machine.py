@@ -1,4 +1,4 @@
-"""What this machine and this installation are, as records state it."""
+"""States the device, its memory, and the versions and commit of the software, for records."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from pathlib import Path, PurePosixPath
 import jax
 import numpy as np
 
-ROOT = Path("/")
-LIMITS = {"cgroup2": "memory.max", "cgroup": "memory.limit_in_bytes"}  # file system of control groups -> file of the limit
+# The file that states the memory limit, by the file system type of control groups.
+LIMITS = {"cgroup2": "memory.max", "cgroup": "memory.limit_in_bytes"}
 
 
-def memory(root: Path = ROOT) -> int:
-    """Bytes of the device's memory; where the device is the host, at most what this process may take of it.
+def memory(root: Path = Path("/")) -> int:
+    """Measures the device's memory in bytes; on a CPU, the most that this process may take.
 
-    A container or a batch system kills what takes more.  root: where /proc and /sys are.
+    A container or a batch system kills processes that take more.  root: the folder that holds
+    `proc` and `sys`.
     """
     stated = jax.devices()[0].memory_stats() or {}
     if stated.get("bytes_limit"):
         return stated["bytes_limit"]
-    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_address_space(), *_group_limits(root)])
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([host, *_address_space(), *_group_limits(root)])
 
 
 def _address_space() -> Iterator[int]:
-    """The limit that `ulimit -v` sets, where there is one."""
+    """Yields the limit that `ulimit -v` sets, where there is one."""
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -37,7 +39,7 @@ def _address_space() -> Iterator[int]:
 
 
 def _group_limits(root: Path) -> Iterator[int]:
-    """The limits of this process's control groups, versions 1 and 2, and of the groups around them."""
+    """Yields the memory limits of this process's control groups (versions 1 and 2) and parents."""
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
         mounts = (root / "proc/self/mountinfo").read_text().splitlines()
@@ -53,8 +55,9 @@ def _group_limits(root: Path) -> Iterator[int]:
         (top, point), (kind, _, options) = place.split()[3:5], mounted.split()[:3]
         if kind not in groups or (kind == "cgroup" and "memory" not in options.split(",")):
             continue
-        # A container often sees its own group as the top, and yet its name from outside.
-        inner = groups[kind].relative_to(top) if groups[kind].is_relative_to(top) else PurePosixPath()
+        # A container often sees its own group mounted as the top, but named as on the host.
+        group = groups[kind]
+        inner = group.relative_to(top) if group.is_relative_to(top) else PurePosixPath()
         for around in (inner, *inner.parents):
             try:
                 yield int((root / point.lstrip("/") / around / LIMITS[kind]).read_text())
@@ -63,48 +66,60 @@ def _group_limits(root: Path) -> Iterator[int]:
 
 
 def device() -> str:
-    """The device that runs are trained on."""
+    """Names the device that runs are trained on; for a CPU also the number of its cores."""
     first = jax.devices()[0]
-    return f"{os.cpu_count()} x {platform.processor() or platform.machine()}" if first.platform == "cpu" else first.device_kind
+    if first.platform != "cpu":
+        return first.device_kind
+    return f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what the numbers hang on."""
+    """States the versions of Python and of the packages that a run's numbers depend on."""
     names = ("fpt", "jax", "jaxlib", "flax", "optax", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names} | {"blas": _blas()}
+    installed = {name: version(name) for name in names}
+    return {"python": platform.python_version()} | installed | {"blas": _blas()}
 
 
 def _blas() -> str:
-    """The library of numpy's linear algebra, with the kind of CPU whose kernels it chose: its results differ between kinds."""
+    """Names numpy's library of linear algebra and the kind of CPU whose kernels it chose.
+
+    The last bits of its results differ from kind to kind.
+    """
     from threadpoolctl import threadpool_info
 
     try:
-        own = [Path(np.__file__).parent, Path(np.__file__).parent.with_name("numpy.libs")]  # scipy brings another one
+        numpys = Path(np.__file__).parent
+        own = [numpys, numpys.with_name("numpy.libs")]  # scipy brings another library
         loaded = [library for library in threadpool_info() if library["user_api"] == "blas"]
-        bundled = [one for one in loaded if any(Path(one["filepath"]).is_relative_to(folder) for folder in own)]
+        bundled = [library for library in loaded
+                   if any(Path(library["filepath"]).is_relative_to(folder) for folder in own)]
         found, = bundled or loaded
-        return " ".join(filter(None, (found["internal_api"], found["version"], found.get("architecture"))))
-    except Exception:  # whatever it meets in a foreign library, no run may end for it
+        parts = found["internal_api"], found["version"], found.get("architecture")
+        return " ".join(filter(None, parts))
+    except Exception:  # no run may end for what a foreign library raises here
         return "unknown"
 
 
 def commit() -> str | None:
-    """The commit of the clone that this code runs from, marked where files differ from it; None outside a clone.
+    """States the commit of the clone that this code runs from, marked where files differ from it.
 
-    An installation inside another project's repository, in its .venv say, is outside a clone.
+    Outside a clone there is None; so there is for an installation in another project's repository,
+    for example in its .venv.
     """
     package = Path(__file__).resolve().parent
     # Inside a hook, git's variables point to the repository that the hook is of.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
 
     def git(*arguments):
-        found = subprocess.run(["git", "-C", str(package), *arguments], env=environment, capture_output=True, text=True,
-                               errors="replace", timeout=10, check=True)
+        found = subprocess.run(
+            ["git", "-C", str(package), *arguments], env=environment, capture_output=True,
+            text=True, errors="replace", timeout=10, check=True)
         return found.stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)
-        if git("rev-parse", "--show-prefix") != f"{package.name}/":  # the package's place below the top of the repository
+        # The package lies directly below the top of its own repository.
+        if git("rev-parse", "--show-prefix") != f"{package.name}/":
             return None
         return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
     except (OSError, subprocess.SubprocessError):

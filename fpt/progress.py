@@ -1,4 +1,4 @@
-"""What a person sees while something runs: a bar on a terminal, plain lines elsewhere."""
+"""Shows progress while something runs: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,36 +13,44 @@ SECONDS_BETWEEN_LINES = 30
 
 
 def waiting(label: str, quiet: bool = False):
-    """Says on a terminal, for as long as the context is open, what is waited for."""
+    """Shows a label on a terminal for as long as the returned context is open."""
     return Console(quiet=quiet).status(label)
 
 
 @contextlib.contextmanager
 def counting(label: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-    """Shows on a terminal how often the function that it gives has been called, of `total` times where that is known."""
+    """Shows a bar on a terminal and yields the function that advances it by one, up to `total`."""
     console = Console()
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
-    with Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
+               TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console, transient=True, expand=True,
+                  disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
         yield lambda: bar.advance(task)
 
 
 class Steps:
-    """Progress through the steps of a stack.  Used as a context; `say` prints a line above the bar."""
+    """Shows how far the training of a stack has come; a context, open while the stack trains."""
 
-    def __init__(self, label: str, total: int, done: int, quiet: bool = False, tokens: int | None = None):
-        """tokens: in a step, where the pace is told in tokens."""
+    def __init__(self, label: str, total: int, done: int, quiet: bool = False,
+                 tokens: int | None = None):
+        """Takes the numbers of steps in all and done already.
+
+        tokens: the tokens in a step, where the pace is shown in tokens; None for steps.
+        """
         self.label, self.total, self.done, self.tokens = label, total, done, tokens
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self.bar = Progress(
-            TextColumn(label), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True), console=self.console, transient=True, expand=True,
+            TextColumn(label), BarColumn(bar_width=None), MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"), TimeRemainingColumn(compact=True),
+            console=self.console, transient=True, expand=True,
         ) if self.console.is_terminal else None
         self.last_line = time.monotonic()
 
     def __enter__(self) -> Steps:
         if self.bar:
-            self.task = self.bar.add_task(self.label, total=self.total, completed=self.done, figures="")
+            self.task = self.bar.add_task(
+                self.label, total=self.total, completed=self.done, figures="")
             self.bar.start()
         return self
 
@@ -51,11 +59,18 @@ class Steps:
             self.bar.stop()
 
     def say(self, line: str) -> None:
+        """Prints a line, above the bar where there is one."""
         self.console.print(line, markup=False)
 
     def update(self, step: int, seconds: float, loss: float, headline: str) -> None:
-        """steps done, seconds a step, mean training loss, and what the best run came to on validation."""
-        pace = f"{self.tokens / seconds:,.0f} tokens/s" if self.tokens else f"{1 / seconds:.3g} steps/s"
+        """Shows the steps done, the pace, the loss and the headline.
+
+        seconds: the time of one step.  loss: the mean training loss.  headline: the validation
+        score of the best run, in words.
+        """
+        pace = f"{1 / seconds:.3g} steps/s"
+        if self.tokens:
+            pace = f"{self.tokens / seconds:,.0f} tokens/s"
         figures = f"{pace}  loss {loss:.3f}  {headline}"
         if self.bar:
             self.bar.update(self.task, completed=step, figures=figures)

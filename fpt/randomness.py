@@ -1,7 +1,8 @@
-"""Randomness as a function of (seed, stream, step), never of history.
+"""Draws randomness as a function of (seed, stream, step), never of history.
 
-A key is split by *name* into streams, and inside a stream by step number: resuming needs no generator's state, a new
-stream disturbs no other, and one seed gives the same data to every condition, so that conditions compare in pairs.
+A key is split by *name* into streams, and inside a stream by step number: resuming needs no
+generator's state, a new stream disturbs no other, and one seed gives the same data to every
+condition, so that conditions compare in pairs.
 """
 
 import math
@@ -14,16 +15,17 @@ ROUNDS = 4
 
 
 def stream(key, name: str):
-    """The key of a named stream."""
+    """Derives the key of a named stream."""
     return jax.random.fold_in(key, crc32(name.encode()))
 
 
 def shuffled(key, step, batch: int, size: int):
-    """The numbers of the examples in training batch `step`, int32 [batch]: epochs without replacement.
+    """Draws the numbers of the examples in training batch `step`, int32 [batch], by epochs.
 
-    Every `size` draws in a row hold each of 0..size-1 once, in an order that differs from epoch to epoch, and batches
-    run on across epochs.  Nothing is stored: a draw's place in its epoch goes through a keyed bijection of
-    0..size-1, a Feistel network on the next even power of two, walked until it lands inside (Black & Rogaway 2002).
+    An epoch of `size` draws holds each of 0..size-1 once, in an order of its own; batches run on
+    across epochs.  Nothing is stored: a draw's place in its epoch goes through a keyed bijection of
+    0..size-1, a Feistel network on the next even power of two, walked until it lands inside
+    (Black & Rogaway 2002).
     """
     position = step * batch + jnp.arange(batch)
     epoch, place = (position // size).astype(jnp.uint32), (position % size).astype(jnp.uint32)
@@ -43,17 +45,17 @@ def shuffled(key, step, batch: int, size: int):
 
 
 def _mix(bits):
-    """A bijection of uint32 in which every input bit reaches every output bit (the finaliser of MurmurHash3)."""
+    """Mixes the bits of uint32 by a bijection, the finaliser of MurmurHash3."""
     bits = (bits ^ bits >> 16) * jnp.uint32(0x85EBCA6B)
     bits = (bits ^ bits >> 13) * jnp.uint32(0xC2B2AE35)
     return bits ^ bits >> 16
 
 
 def keep_mask(bits, shape: tuple[int, ...], rate: float):
-    """bool `shape`, each False with probability `rate`: a hash of the place keyed by `bits`, uint32 [2].
+    """Draws a dropout mask: bool of that shape, False with probability `rate`.
 
-    Made for dropout: cheaper than threefry, cheap enough to be computed again in the backward pass, and the same for a
-    run alone and inside a stack.
+    Each element is a hash of its place, keyed by `bits`, uint32 [2]: cheaper than threefry, cheap
+    enough to be computed again in the backward pass, and the same for a run alone and in a stack.
     """
     place = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
     return _mix(_mix(place ^ bits[0]) ^ bits[1]) >= jnp.uint32(round(rate * 2**32))

@@ -1,16 +1,17 @@
-"""What a run leaves behind: a folder that says what it was, how it went and what it came to.
+"""Reads and writes a run's folder, the record of its configuration, evaluations and parameters.
 
     config.json             the configuration
     metrics.jsonl           a line for each evaluation
-    frozen.safetensors      frozen parameters that another kind of CPU would make with other last bits, if there are any
-    trainable.safetensors   the trained parameters, best on validation: a complete model with the body beside them
-    trainable-<step>.safetensors  likewise, at the steps that were to be kept
-    result.json             written last: a folder that has it is finished
-    state-<step>.safetensors  while the run goes on
-    tensorboard/            the evaluations once more, for a dashboard, where --log asked for it
+    trainable.safetensors   the trained parameters of the best evaluation; with the body, a model
+    trainable-<step>.safetensors  the trained parameters after that step, where --keep kept them
+    frozen.safetensors      frozen parameters whose last bits differ between kinds of CPU, if any
+    result.json             the result, written last: a folder that has it is finished
+    state-<step>.safetensors  what a run resumes from; removed when the run is finished
+    tensorboard/            the evaluations again, for a dashboard, where --log asked for them
 
-Every file appears whole or not at all.  The states of a stack lie in its runs' folders; those of an older step are
-removed only when all runs have the newer one, so that the newest step that all have is a state of the whole stack.
+Every file appears whole or not at all.  Each run of a stack keeps its part of the stack's state;
+older parts are removed only when all runs have the newer one, so that the newest step that all runs
+have is a state of the whole stack.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import json
 import math
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +38,19 @@ from fpt.files import remove_leftovers, sha256, write_whole
 
 CONFIG, METRICS, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", ".lock"
 TRAINABLE, FROZEN = "trainable.safetensors", "frozen.safetensors"
-WRITTEN = r"config\.json|metrics\.jsonl|result\.json|(trainable|trainable-\d+|frozen|state-\d+)\.safetensors"
+WRITTEN = r"(config|result)\.json|metrics\.jsonl|(trainable(-\d+)?|frozen|state-\d+)\.safetensors"
 
 
 def finite(value: float) -> float | None:
-    """The number, or None where strict JSON has no word for it."""
+    """Returns the number, or None where it is infinite or not a number: JSON has neither."""
     value = float(value)
     return value if math.isfinite(value) else None
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Strict JSON, sorted and indented."""
-    write_whole(path, (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+    """Writes strict JSON, sorted and indented."""
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_whole(path, text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -57,9 +60,10 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"it holds no object, but {type(found).__name__}")
         return found
     except FileNotFoundError:
+        missing = f"no {path.name} in {path.parent}"
         if (path.parent / CONFIG).is_file():
-            raise UserError(f"no {path.name} in {path.parent}: the run is not finished; train it to its end") from None
-        raise UserError(f"no {path.name} in {path.parent}; name the folder of a run") from None
+            raise UserError(f"{missing}: the run is not finished; train it to its end") from None
+        raise UserError(f"{missing}; name the folder of a run") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; make it readable") from None
     except (ValueError, RecursionError) as error:
@@ -67,7 +71,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _strict(text: str) -> Any:
-    """Parses JSON, without the words for infinity and no number that Python adds."""
+    """Parses JSON without the NaN and Infinity that Python adds to it."""
     def refuse(word: str):
         raise ValueError(f"{word} is not JSON")
 
@@ -75,17 +79,19 @@ def _strict(text: str) -> Any:
 
 
 def read_curve(folder: Path) -> list[Any]:
-    """The lines of a run's evaluations, so far or to its end.  Raises UserError where there are none, or the file is damaged."""
+    """Reads a run's evaluations so far.  Raises UserError where they are missing or damaged."""
+    path = folder / METRICS
     try:
-        return [_strict(line) for line in (folder / METRICS).read_text().splitlines()]
+        return [_strict(line) for line in path.read_text().splitlines()]
     except OSError as error:
-        raise UserError(f"{folder / METRICS} cannot be read: {error.strerror}; name the folder of a finished run") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}; name the folder of a finished "
+                        "run") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder / METRICS} is damaged ({error}); delete the folder and train again") from None
+        raise UserError(f"{path} is damaged ({error}); delete the folder and train again") from None
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """A finished run as one object: its name, configuration, curve (a line for each evaluation) and result.
+    """Reads a finished run as one object: its name, configuration, evaluations and result.
 
     Raises UserError where the run is not finished, or a file is damaged.
     """
@@ -94,8 +100,10 @@ def summary(folder: Path) -> dict[str, Any]:
     try:
         check(config, curve, result)
     except ValueError as error:
-        raise UserError(f"{folder} is damaged: {error}; delete the folder and train again") from None
-    config |= {name: Path(config[name]).name for name in PLACES if config.get(name) and os.path.isabs(config[name])}
+        raise UserError(f"{folder} is damaged: {error}; delete the folder and train "
+                        "again") from None
+    paths = {name: config[name] for name in PLACES if config.get(name)}
+    config |= {name: Path(path).name for name, path in paths.items() if os.path.isabs(path)}
     return {"run": folder.resolve().name, "config": config, "curve": curve, "result": result}
 
 
@@ -119,12 +127,14 @@ def configuration(stated: dict[str, Any]) -> Config:
 
 
 def check(config: Any, curve: Any, result: Any) -> None:
-    """Raises ValueError where these are not the configuration, the curve and the result of one run, as they were written."""
+    """Checks the configuration, evaluations and result of a run; raises ValueError on damage."""
     try:
-        told = [config[name] for name in ("task", "body", "seed", "lr", "steps", "batch")] + [config["sizes"].keys()]
-        told += [(line["step"], line["validation"]["accuracy"]) for line in curve]
-        told += [(result[split]["accuracy"], result[split].get("slices", {}).keys()) for split in ("test", "validation")]
-        told += [result["floors"].keys(), curve[0]]
+        needed = [config[name] for name in ("task", "body", "seed", "lr", "steps", "batch")]
+        needed += [config["sizes"].keys()]
+        needed += [(line["step"], line["validation"]["accuracy"]) for line in curve]
+        needed += [(result[split]["accuracy"], result[split].get("slices", {}).keys())
+                   for split in ("test", "validation")]
+        needed += [result["floors"].keys(), curve[0]]
         changed = "checksum" in result and result["checksum"] != checksum(config, curve, result)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"it is not a run ({type(error).__name__}: {error})") from None
@@ -133,14 +143,18 @@ def check(config: Any, curve: Any, result: Any) -> None:
 
 
 def checksum(config: dict[str, Any], curve: list[dict[str, Any]], result: dict[str, Any]) -> str:
-    """Digests what a run states of itself, so that a number that was changed is seen; not where its body and task lie."""
+    """Computes the sha256 of a run's record, so that a changed number is noticed.
+
+    Left out are the paths of the run's body and task file, which may be moved.
+    """
     config = {name: value for name, value in config.items() if name not in PLACES}
     result = {name: value for name, value in result.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps([config, curve, result], sort_keys=True, allow_nan=False).encode()).hexdigest()
+    text = json.dumps([config, curve, result], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Folder:
-    """One run's folder, held by one process at a time."""
+    """Represents one run's folder, which one process at a time holds open."""
 
     def __init__(self, out: Path, config: Config):
         self.path = out / config.name
@@ -148,18 +162,20 @@ class Folder:
         self._lock = FileLock(self.path / LOCK)
 
     def open(self) -> None:
-        """Makes the folder, or takes up the one that is there.
+        """Locks the folder, and makes it where it is missing.
 
-        Raises UserError where it cannot be written, another process has it, or it holds another configuration.
+        Raises UserError where it cannot be written, is in use, or holds another configuration.
         """
         self._there = self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(f"{self.path} is in use by another process; wait for it, or choose another --out") from None
+            raise UserError(f"{self.path} is in use by another process; wait for it, or choose "
+                            "another --out") from None
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}; choose another --out") from None
+            raise UserError(f"cannot write {self.path}: {error.strerror}; choose another "
+                            "--out") from None
         remove_leftovers(self.path, WRITTEN)
         if (self.path / CONFIG).exists():
             self.check()
@@ -171,15 +187,16 @@ class Folder:
         return json.loads(json.dumps(self.config.record()))
 
     def check(self) -> None:
-        """Raises UserError where the folder's configuration is not the one that its name stands for."""
+        """Raises UserError where `config.json` states another configuration than the folder's."""
         stated, found = self._stated, read_json(self.path / CONFIG)
         keys = (stated.keys() | found.keys()) - {*PLACES}
         if differ := sorted(key for key in keys if stated.get(key) != found.get(key)):
-            raise UserError(f"{self.path / CONFIG} differs from its folder's name in {', '.join(differ)}; move the folder away")
+            raise UserError(f"{self.path / CONFIG} differs from its folder's name in "
+                            f"{', '.join(differ)}; move the folder away")
 
     def close(self) -> None:
-        """Lets others have the folder; one that was made here and in which nothing was trained is removed."""
-        with contextlib.suppress(OSError):  # whoever removes it meanwhile
+        """Unlocks the folder, and removes it where `open` made it and nothing was trained in it."""
+        with contextlib.suppress(OSError):  # another process may remove the folder meanwhile
             if not self._there and {path.name for path in self.path.iterdir()} == {CONFIG, LOCK}:
                 (self.path / CONFIG).unlink()
                 (self.path / LOCK).unlink()
@@ -194,69 +211,82 @@ class Folder:
         return summary(self.path)["result"]
 
     def write_metrics(self, history: list[dict]) -> None:
-        lines = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in history)
-        write_whole(self.path / METRICS, lines.encode())
+        lines = (json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in history)
+        write_whole(self.path / METRICS, "".join(lines).encode())
 
     def write_frozen(self, values: dict[str, np.ndarray]) -> None:
-        """The frozen parameters that this machine's linear algebra has made."""
+        """Writes the frozen parameters that another kind of CPU would compute with other bits."""
         write_whole(self.path / FROZEN, pack(values, {"digest": self.config.digest}))
 
-    def write_result(self, history: list[dict], result: dict[str, Any], trainable: dict[str, np.ndarray],
-                     identity: dict[str, str]) -> None:
-        """The trained parameters with what identifies their body, then the result; then no state is needed any more."""
+    def write_result(self, history: list[dict], result: dict[str, Any],
+                     trainable: dict[str, np.ndarray], identity: dict[str, str]) -> None:
+        """Writes the trained parameters and then the result, and removes the states.
+
+        identity: the description that is stored with the parameters, which identifies their body.
+        """
         result = result | {"trainable": digest(trainable)}
         for name in FILES:  # a record tells a file's name, and the digest of its content
             if file := getattr(self.config, name):
                 result[name] = sha256(Path(file))
         write_whole(self.path / TRAINABLE, pack(trainable, identity))
-        write_json(self.path / RESULT, result | {"checksum": checksum(self._stated, history, result)})
+        result["checksum"] = checksum(self._stated, history, result)
+        write_json(self.path / RESULT, result)
         self.remove_states()
 
     def write_kept(self, step: int, trainable: dict[str, np.ndarray]) -> None:
-        """The trainable parameters after a step, for whoever wants to look at them later."""
+        """Writes the trainable parameters after a step, for later analysis."""
         content = pack(trainable, {"digest": self.config.digest, "step": step})
         write_whole(self.path / f"trainable-{step:08d}.safetensors", content)
 
     def states(self) -> dict[int, Path]:
-        """Step -> file, of the states that are there."""
+        """Lists the files of the run's states by step."""
         return _by_step(self.path, "state")
 
-    def write_state(self, step: int, leaves: dict[str, np.ndarray], notes: dict[str, Any], stack: list[str]) -> None:
-        """stack: the names of the runs that are trained together, this one's among them."""
+    def write_state(self, step: int, leaves: dict[str, np.ndarray], notes: dict[str, Any],
+                    stack: list[str]) -> None:
+        """Writes the run's part of its stack's state after a step.
+
+        leaves: the arrays.  notes: what is no array.  stack: the names of all runs of the stack.
+        """
         about = {"digest": self.config.digest, "notes": notes, "stack": stack}
         write_whole(self.path / f"state-{step:08d}.safetensors", pack(leaves, about))
 
     def read_state(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        leaves, about = unpack(self.states()[step])
+        """Reads the arrays and the notes of the state after a step, as `write_state` wrote them."""
+        file = self.states()[step]
+        leaves, about = unpack(file)
         if about.get("digest") != self.config.digest:
-            raise UserError(f"{self.states()[step]} belongs to another run; delete it to start anew")
+            raise UserError(f"{file} belongs to another run; delete it to start anew")
         return leaves, about["notes"]
 
     def begun(self) -> list[tuple[int, tuple[str, ...]]]:
-        """The step of each state and the names of the runs that it was trained with, the newest first."""
-        return [(step, tuple(described(file).get("stack", ()))) for step, file in sorted(self.states().items(), reverse=True)]
+        """Lists each state's step and the names of the runs in its stack, newest first."""
+        return [(step, tuple(described(file).get("stack", ())))
+                for step, file in sorted(self.states().items(), reverse=True)]
 
     def remove_states(self, but: int | None = None) -> None:
+        """Removes the run's states; but: the step of one that stays."""
         for step, file in self.states().items():
             if step != but:
                 file.unlink(missing_ok=True)
 
 
 def _by_step(folder: Path, kind: str) -> dict[int, Path]:
-    """Step -> file, of the files of a kind that are there, in order of steps."""
-    found = ((re.fullmatch(rf"{kind}-(\d+)\.safetensors", file.name), file) for file in folder.iterdir())
+    """Lists a folder's files called `kind`-<step>.safetensors by step, in order."""
+    found = ((re.fullmatch(rf"{kind}-(\d+)\.safetensors", file.name), file)
+             for file in folder.iterdir())
     return dict(sorted((int(match[1]), file) for match, file in found if match))
 
 
 def kept(folder: Path) -> tuple[int, ...]:
-    """The steps whose trainable parameters are kept with a run, in order."""
+    """Lists the steps after which a run's trainable parameters were kept, in order."""
     return tuple(_by_step(folder, "trainable"))
 
 
 def read_kept(folder: Path, step: int, digest: str) -> dict[str, np.ndarray]:
-    """The trainable parameters after a step that is kept, of the run whose configuration has that digest.
+    """Reads the trainable parameters that were kept after a step.
 
-    Raises UserError where they are damaged, or those of another run or step.
+    digest: of the configuration.  Raises UserError where the file is damaged, or another run's.
     """
     file = _by_step(folder, "trainable")[step]
     values, about = unpack(file)
@@ -266,7 +296,7 @@ def read_kept(folder: Path, step: int, digest: str) -> dict[str, np.ndarray]:
 
 
 def frozen(folder: Path) -> dict[str, np.ndarray]:
-    """The frozen parameters that are kept with a run; none where all can be made again."""
+    """Reads the frozen parameters that are kept with a run, if any are."""
     return unpack(folder / FROZEN)[0] if (folder / FROZEN).exists() else {}
 
 
@@ -283,17 +313,21 @@ def ended(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     return frozen(folder) | trained, hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 
+_name = partial(jax.tree_util.keystr, simple=True, separator="/")
+
+
 def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """The leaves of a tree by their path, on the host."""
-    named = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in named}
+    """Copies the leaves of a tree to the host, as a dictionary by path."""
+    return {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def unflatten(leaves: dict[str, np.ndarray], like: Any) -> Any:
-    """A tree of the shape of `like` from its leaves by path.  Raises UserError where they do not fit it."""
-    named, structure = jax.tree_util.tree_flatten_with_path(like)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in named]
-    fits = set(names) == set(leaves) and all(leaves[n].shape == leaf.shape for n, (_, leaf) in zip(names, named))
-    if not fits:
+    """Rebuilds a tree from its leaves by path.
+
+    like: a tree of the same structure and shapes.  Raises UserError where the leaves do not fit it.
+    """
+    named, structure = jax.tree.flatten_with_path(like)
+    shapes = {_name(path): leaf.shape for path, leaf in named}
+    if {name: leaf.shape for name, leaf in leaves.items()} != shapes:
         raise UserError("a state does not fit its run; delete the run's state files to start anew")
-    return jax.tree.unflatten(structure, [leaves[name] for name in names])
+    return jax.tree.unflatten(structure, [leaves[name] for name in shapes])

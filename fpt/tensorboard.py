@@ -1,4 +1,4 @@
-"""What runs come to while they train, as event files that TensorBoard reads, and other dashboards with it."""
+"""Writes the evaluations of runs as event files, which TensorBoard and other dashboards read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDER = "tensorboard"  # in a run's folder
 
 
 class Tensorboard:
-    """A `log` of `fpt.train`: writes the scalars of each evaluation into the run's folder, as soon as there are some.
+    """Writes the scalars of each evaluation into the run's folder, as the `log` of `fpt.train`.
 
     Raises UserError where tensorboardX is not installed.
     """
@@ -29,30 +29,31 @@ class Tensorboard:
         self._written: dict[Path, int] = {}  # lines of a run's history
 
     def __call__(self, folder: Path, history: list[dict[str, Any]]) -> None:
-        """Writes what a run's history holds and its file does not.
+        """Writes the lines of a run's history that its event file does not hold yet.
 
-        The file of a run that is new to this process is begun anew, from the beginning of its history: what an earlier one
-        wrote after the state that the run goes on from would be there twice.
+        The first call for a run begins a new file with the whole history: an old file may hold
+        evaluations after the state that the run resumed from, which would then be there twice.
         """
+        event = self._tensorboardx.proto.event_pb2.Event
         try:
             if folder not in self._files:
                 self._files[folder], self._written[folder] = self._begin(folder / FOLDER), 0
             for line in history[self._written[folder]:]:
                 values = [{"tag": tag, "simple_value": value} for tag, value in _scalars(line)]
                 passed = history[-1]["seconds"] - line["seconds"]
-                self._files[folder].write_event(self._tensorboardx.proto.event_pb2.Event(
+                self._files[folder].write_event(event(
                     wall_time=time.time() - passed, step=line["step"], summary={"value": values}))
             self._files[folder].flush()
         except OSError as error:
-            raise UserError(f"cannot write {folder / FOLDER}: {error.strerror}; free some space, or train without "
-                            "--log") from None
+            raise UserError(f"cannot write {folder / FOLDER}: {error.strerror}; free some space, "
+                            "or train without --log") from None
         self._written[folder] = len(history)
 
     def _begin(self, folder: Path) -> Any:
-        """A new file in place of those that are there.
+        """Opens a new event file and removes the old ones.
 
-        It is written as it is told to: tensorboardX's SummaryWriter leaves that to a thread, which a full disk ends, and
-        the training would wait for it forever.
+        Not by tensorboardX's SummaryWriter, which writes in a thread: a full disk ends that thread,
+        and the training would wait for it forever.
         """
         folder.mkdir(exist_ok=True)
         for left in folder.glob("events.out.tfevents.*"):
@@ -61,11 +62,12 @@ class Tensorboard:
 
 
 def _scalars(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Name and value of each number in a line of a run's history; what is no number in strict JSON is left out."""
-    scores = {"train": line["train"] or {}, "validation": line["validation"], **line.get("probes", {})}
-    for split, score in scores.items():
+    """Yields the name and value of each number in a line of a run's history, without nulls."""
+    scores = {"train": line["train"] or {}, "validation": line["validation"]}
+    for split, score in (scores | line.get("probes", {})).items():
         numbers = {name: score.get(name) for name in ("loss", "accuracy")}
-        numbers |= {f"accuracy/{part}": value for part, value in score.get("slices", {}).items()}
+        slices = score.get("slices", {})
+        numbers |= {f"accuracy/{part}": value for part, value in slices.items()}
         for name, value in numbers.items():
             if value is not None:
                 yield f"{split}/{name}", value

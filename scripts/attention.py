@@ -155,26 +155,26 @@ def _look(loaded, options: Options) -> dict[str, Any]:
 
 def _ablated(loaded, data, split, measured, smallest: bool) -> dict[str, Any]:
     """What is lost without each head, taken out by zero and by its mean, and whether it is the heads with mass on the answer."""
-    from fpt import attention
+    from fpt import ablation, attention
 
     heads, name = loaded.geometry.layers * loaded.geometry.heads, loaded.folder.name
     answer = next(iter(loaded.task.answer_tokens(split.inputs[:1])), None)
     found: dict[str, Any] = {"ablation": {}, "correlation": {}, "smallest": None}
-    for by in attention.BY:
-        ablation = attention.Ablation(loaded, split, by)
+    for by in ablation.BY:
+        without = ablation.Ablation(loaded, split, by)
         with counting(f"{name}: without each head ({by})", heads) as step:
-            losses = attention.ablate(ablation, step)
+            losses = ablation.ablate(without, step)
         found["ablation"][by] = {"n": losses.n, "accuracy": losses.accuracy, "lost": losses.lost, "error": losses.error,
                                  "nats": losses.nats, "slices": losses.slices}
         if answer:
             mass = measured.values[answer][attention.READ]
-            found["correlation"][by] = {"lost": attention.correlation(mass, losses.lost),
-                                        "nats": attention.correlation(mass, losses.nats)}
+            found["correlation"][by] = {"lost": ablation.correlation(mass, losses.lost),
+                                        "nats": ablation.correlation(mass, losses.nats)}
     floors = loaded.task.floors(data, split)
     floor = max(value for name, value in floors.items() if "/" not in name)
     if smallest and losses.accuracy > floor:
         with counting(f"{name}: a smallest set of heads") as step:
-            kept, accuracy = attention.smallest(ablation, losses, floor, step=step)
+            kept, accuracy = ablation.smallest(without, losses, floor, step=step)
         found["smallest"] = {"by": by, "heads": np.argwhere(kept), "accuracy": accuracy, "floor": floor}
     return found
 

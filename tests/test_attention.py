@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tasks
-from fpt import Config, UserError, attention, load_body, load_run, records, train
+from fpt import Config, UserError, ablation, attention, load_body, load_run, records, train
 from fpt.arrays import unpack
 from fpt.attention import ALL, READ
 from fpt.task import Split
@@ -209,20 +209,20 @@ def run_rate():
     return tasks.find("bit-xor").presets["laptop"].lr
 
 
-@pytest.mark.parametrize("by", attention.BY)
+@pytest.mark.parametrize("by", ablation.BY)
 @pytest.mark.parametrize("name", ["xor", "listops"])
 def test_an_ablation_that_takes_no_head_out_changes_nothing_to_the_bit(request, name, by):
     """Against the same blocks without an ablation; against the run's own answers, which are compiled as a whole, nearly."""
     run = request.getfixturevalue(name)
     split = test_split(run, 16)
     own = run.trainer.answer(run.frozen, run.trainable, split.inputs, split.targets)
-    found = attention.Ablation(run, split, by).answers()
+    found = ablation.Ablation(run, split, by).answers()
     np.testing.assert_array_equal(found[0], own[0][0])
     np.testing.assert_allclose(found[1], own[1][0], atol=1e-6)
-    x, (_, places) = run.enter(split.inputs), attention._tokens(run, split.inputs)
+    x, (_, places) = run.enter(split.inputs), attention.real_and_read(run, split.inputs)
     for layer in range(2):
-        x, _ = attention._through(attention._block(run), attention._parameters(run, layer), x, places if layer else None)
-    np.testing.assert_array_equal(found[1], attention._scored(run.leave(x), split.targets)[1])
+        x, _ = attention.through(*attention.block(run, layer), x, places if layer else None)
+    np.testing.assert_array_equal(found[1], ablation.predictions_and_losses(run.leave(x), split.targets)[1])
 
 
 def without(run, inputs, kept, instead):
@@ -263,7 +263,7 @@ def losses_of(logits, targets):
     return (np.log(np.exp(logits).sum(-1)) - chosen).mean(-1)
 
 
-@pytest.mark.parametrize("by", attention.BY)
+@pytest.mark.parametrize("by", ablation.BY)
 @pytest.mark.parametrize("name", ["xor", "listops"])
 @pytest.mark.parametrize("gone", ["a layer", "the last layer", "a head of each"])
 def test_without_heads_it_answers_as_a_forward_pass_that_is_written_out(request, name, by, gone, monkeypatch):
@@ -280,29 +280,29 @@ def test_without_heads_it_answers_as_a_forward_pass_that_is_written_out(request,
         for token in np.flatnonzero(real.any(axis=0)):
             instead[:, token] = passed[:, real[:, token], token].mean(axis=1)
     logits, _ = without(run, split.inputs, kept, instead)
-    predictions, losses = attention.Ablation(run, split, by).answers(kept)
+    predictions, losses = ablation.Ablation(run, split, by).answers(kept)
     np.testing.assert_allclose(losses, losses_of(logits, split.targets), atol=2e-6)
     sure = np.ptp(np.sort(logits, axis=-1)[..., -2:], axis=-1) > 1e-4
     assert sure.mean() > 0.9 and (predictions == logits.argmax(-1))[sure].all()
-    assert np.abs(losses - attention.Ablation(run, split, by).answers()[1]).max() > 1e-4
+    assert np.abs(losses - ablation.Ablation(run, split, by).answers()[1]).max() > 1e-4
 
 
-def test_what_is_lost_without_each_head_is_told_whole_and_by_slices(tiny_folder, tmp_path):
+def test_what_is_lost_model_head_is_told_whole_and_by_slices(tiny_folder, tmp_path):
     task = BitMemory(strings=2, bits=4, patch=2)
     run = trained(tiny_folder, tmp_path, task, eval_examples=50).at(0)  # it is near to many of its decisions
     split = test_split(run, 1_000)
-    ablation, steps = attention.Ablation(run, split, "zero"), []
-    found = attention.ablate(ablation, lambda: steps.append(1))
+    model, steps = ablation.Ablation(run, split, "zero"), []
+    found = ablation.ablate(model, lambda: steps.append(1))
     assert len(steps) == 8 and found.n == 1_000 and set(found.slices) == {"hidden", "visible"}
-    whole, hidden = ablation.answers()[0] == split.targets, task.slices(split.inputs)["hidden"]
+    whole, hidden = model.answers()[0] == split.targets, task.slices(split.inputs)["hidden"]
     assert found.accuracy == whole.mean()
     kept, place = np.ones((2, 4), bool), np.unravel_index(found.error.argmax(), (2, 4))
     kept[place] = False
-    predictions, losses = ablation.answers(kept)
+    predictions, losses = model.answers(kept)
     differ = whole.astype(float) - (predictions == split.targets)
     assert found.lost[place] == pytest.approx(differ.mean())
     assert found.error[place] == pytest.approx(differ.mean(axis=1).std() / np.sqrt(1_000)) and found.error[place] > 0
-    assert found.nats[place] == pytest.approx(losses.mean(dtype=np.float64) - ablation.answers()[1].mean(dtype=np.float64))
+    assert found.nats[place] == pytest.approx(losses.mean(dtype=np.float64) - model.answers()[1].mean(dtype=np.float64))
     assert found.slices["hidden"][place] == pytest.approx(differ[hidden].mean())
 
 
@@ -318,13 +318,13 @@ class Known:
 
 def test_a_smallest_set_keeps_the_share_and_has_no_head_too_many():
     lost = np.array([[0.0, 0.3], [0.2, 0.0]])
-    losses = attention.Losses(100, 1.0, lost, lost, lost, {})
+    losses = ablation.Losses(100, 1.0, lost, lost, lost, {})
     tries = []
-    kept, accuracy = attention.smallest(Known(), losses, floor=0.5, step=lambda: tries.append(1))
+    kept, accuracy = ablation.smallest(Known(), losses, floor=0.5, step=lambda: tries.append(1))
     assert kept.tolist() == [[False, True], [True, False]] and accuracy == 1.0 and len(tries) == 4 + 2
-    kept, accuracy = attention.smallest(Known(), losses, floor=0.5, share=0.7)  # 0.85, which 0.8 is below, and above 0.7
+    kept, accuracy = ablation.smallest(Known(), losses, floor=0.5, share=0.7)  # 0.85, which 0.8 is below, and above 0.7
     assert kept.sum() == 2 and accuracy == 1.0
-    kept, accuracy = attention.smallest(Known(), losses, floor=0.5, share=0.6)
+    kept, accuracy = ablation.smallest(Known(), losses, floor=0.5, share=0.6)
     assert kept.tolist() == [[False, True], [False, False]] and accuracy == 0.8
 
 
@@ -334,7 +334,7 @@ def test_the_correlation_is_spearmans_and_its_interval_the_bootstraps():
     noise = np.random.default_rng(0)
     mass = noise.uniform(size=(6, 8))
     lost = mass + noise.normal(size=mass.shape)
-    found, spearman = attention.correlation(mass, lost), lambda *values: spearmanr(*values).statistic
+    found, spearman = ablation.correlation(mass, lost), lambda *values: spearmanr(*values).statistic
     assert found["rho"] == pytest.approx(spearman(mass.ravel(), lost.ravel()))
     wanted = bootstrap((mass.ravel(), lost.ravel()), spearman, paired=True, vectorized=False, n_resamples=500,
                        method="percentile", rng=noise).confidence_interval
@@ -343,9 +343,9 @@ def test_the_correlation_is_spearmans_and_its_interval_the_bootstraps():
 
 def test_a_correlation_that_hangs_on_one_head_has_no_interval():
     lost = np.zeros((6, 8))
-    assert attention.correlation(np.arange(48), lost) == {"rho": None, "low": None, "high": None}
+    assert ablation.correlation(np.arange(48), lost) == {"rho": None, "low": None, "high": None}
     lost[3, 4] = 0.2
-    found = attention.correlation(np.arange(48).reshape(6, 8), lost)
+    found = ablation.correlation(np.arange(48).reshape(6, 8), lost)
     assert found["rho"] > 0 and found["low"] is None and found["high"] is None
 
 

@@ -102,7 +102,7 @@ def hub(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-    monkeypatch.setattr(checkpoint, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("fpt.hub.ANSWER_SECONDS", 0.5)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     yield server
     server.closing.set()
