@@ -139,10 +139,10 @@ class Seen(NamedTuple):
 def visible(read, tokens: int):
     """Tells which of T tokens each token that is read may attend to: bool [1 or B, 1, Q, T]."""
     places = jnp.arange(tokens)
-    if read is None:
-        queries = places[None]
+    if not isinstance(read, int | None):
+        queries = read
     else:
-        queries = places[None, -read:] if isinstance(read, int) else read
+        queries = places[None] if read is None else places[None, -read:]
     return (places <= queries[:, :, None])[:, None]
 
 

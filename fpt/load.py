@@ -17,7 +17,6 @@ from flax.traverse_util import unflatten_dict
 
 from fpt import arrays, bodies, machine, parameters, records, registry
 from fpt import checkpoint as checkpoints
-from fpt.body import Body
 from fpt.checkpoint import Checkpoint
 from fpt.config import DTYPES, FILES, Config, digest_of
 from fpt.errors import UserError, nearest

@@ -22,7 +22,7 @@ MEMORY_SHARE = 0.85  # of the device's memory that a stack may take
 
 def train(configs: Config | Iterable[Config], out: Path | str = "runs",
           data_dir: Path | str | None = None, quiet: bool = False, keep: int = 0,
-          log: Log | None = None, pace: Pace = Pace()) -> list[dict[str, Any]]:
+          log: Log | None = None, pace: Pace | None = None) -> list[dict[str, Any]]:
     """Trains every run that is not finished yet, in as few stacks as fit; returns their results.
 
     out: the folder of run folders.  data_dir: where data lie, else `FPT_DATA`.  keep: at how many
@@ -34,6 +34,7 @@ def train(configs: Config | Iterable[Config], out: Path | str = "runs",
     left alone; where the data's folder is named, the data are compared with those it was trained
     with.  Raises UserError for what cannot be done, Interrupted at Ctrl-C.
     """
+    pace = pace or Pace()
     begun = pace.clock()
     asked = list(configs) if isinstance(configs, Iterable) else [configs]
     if strange := [config for config in asked if not isinstance(config, Config)]:
