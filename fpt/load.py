@@ -220,6 +220,6 @@ def _differences(result: dict[str, Any]) -> str:
     """What differs between this machine and the one of a result, where frozen parameters do."""
     here, there = machine.versions(), result.get("versions", {})
     differ = [f"{name} {here.get(name)} where it had {there.get(name)}"
-              for name in sorted(here.keys() | there.keys()) if here.get(name) != there.get(name)]
+              for name in sorted(here.keys() & there.keys()) if here.get(name) != there.get(name)]
     return (f"this machine has {', '.join(differ)}" if differ else
             "with the same versions of everything, so the body's weights or the kind of CPU differ")
