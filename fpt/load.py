@@ -280,7 +280,7 @@ def _differences(result: dict[str, Any]) -> str:
     """Names what differs between this machine and that of a result, whose parameters differ."""
     here, there = machine.versions(), result.get("versions", {})
     differ = [f"{name} {here.get(name)} where it had {there.get(name)}"
-              for name in sorted(here.keys() | there.keys()) if here.get(name) != there.get(name)]
+              for name in sorted(here.keys() & there.keys()) if here.get(name) != there.get(name)]
     if differ:
         return f"this machine has {', '.join(differ)}"
     return ("with the same versions of everything, so the body's weights or the kind of CPU differ")

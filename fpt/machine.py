@@ -75,7 +75,7 @@ def device() -> str:
 
 def versions() -> dict[str, str]:
     """States the versions of Python and of the packages that a run's numbers depend on."""
-    names = ("fpt", "jax", "jaxlib", "flax", "optax", "numpy")
+    names = ("fpt", "jax", "jaxlib", "flax", "optax", "numpy", "tokenizers")
     installed = {name: version(name) for name in names}
     return {"python": platform.python_version()} | installed | {"blas": _blas()}
 

@@ -34,7 +34,7 @@ def _features(inputs) -> np.ndarray:
 
 def _fitted(train: Split, classes: int) -> np.ndarray:
     """Gives the weights [pixels + 1, classes], the last row the bias, from the cache if there."""
-    settings = f"{PENALTY} {ITERATIONS} {classes} {np.shape(train.inputs)}"
+    settings = f"jax {PENALTY} {ITERATIONS} {classes} {np.shape(train.inputs)}"
     digest = hashlib.sha256(settings.encode())
     for array in train:
         digest.update(np.ascontiguousarray(array))

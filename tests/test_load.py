@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fpt import Config, UserError, load_body, load_run, train
+from fpt import Config, UserError, load_body, load_run, machine, train
 from fpt.records import FROZEN
 from tasks.bits import BitXor
 
@@ -93,6 +93,16 @@ def test_what_differs_from_the_machine_of_a_run_is_named(tiny_folder, tmp_path, 
     monkeypatch.setattr(np.linalg, "svd", lambda matrix: [1.001 * part for part in svd(matrix)])
     monkeypatch.setattr("fpt.machine.versions", lambda: {"numpy": "9.9"})
     with pytest.raises(UserError, match=rf"this machine has .*numpy 9\.9 where it had {np.__version__}"):
+        load_run(folder)
+
+
+def test_what_the_record_of_a_run_does_not_name_is_no_difference(tiny_folder, tmp_path, monkeypatch):
+    folder = run(tiny_folder, tmp_path, birth="mimetic")
+    (folder / FROZEN).unlink()
+    svd, here = np.linalg.svd, machine.versions()
+    monkeypatch.setattr(np.linalg, "svd", lambda matrix: [1.001 * part for part in svd(matrix)])
+    monkeypatch.setattr("fpt.machine.versions", lambda: here | {"named since": "1.0"})
+    with pytest.raises(UserError, match="with the same versions of everything"):
         load_run(folder)
 
 

@@ -143,6 +143,12 @@ def test_memory_is_at_most_the_address_space_that_is_granted():
     assert int(found.stdout) == 2**36
 
 
+def test_the_versions_name_the_library_that_divides_text_into_tokens():
+    from importlib.metadata import version
+
+    assert machine.versions()["tokenizers"] == version("tokenizers")
+
+
 def test_the_versions_name_the_library_of_linear_algebra_and_its_kernels():
     from threadpoolctl import threadpool_info
 
