@@ -82,7 +82,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """Declares what a task must give (the abstract members), and what it may give beside that."""
+    """Declares what a task must give (the abstract members), and what it may give beside."""
 
     name: ClassVar[str]  # letters, digits, points, dashes and underscores; a letter or digit first
     presets: ClassVar[Mapping[str, Preset]]  # "laptop": minutes on two cores; "paper": as published
@@ -133,7 +133,10 @@ class Task(ABC):
         """Writes one stored input and its targets [A] as text that a person can read."""
 
     def rank(self, score: Mapping[str, Any]) -> tuple:
-        """Orders evaluations on validation: the greater the better; a loss must be a number."""
+        """Orders evaluations on validation, the greater the better: here by their accuracy.
+
+        A score whose loss is None, that of a run which has diverged, comes last.
+        """
         return (False, 0.0) if score["loss"] is None else (True, score["accuracy"])
 
     def symbols(self, inputs):
