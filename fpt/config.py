@@ -34,42 +34,97 @@ MOST = 2**31 - 1  # steps, examples: what a device counts in
 # Settings that a record states only where they differ from these: older runs keep their names.
 NEWER = {"layers": None, "width": None, "rates": (), "start": None, "begins": None, "stream": None,
          "body_file": None}
+# Fields that are filled in, not set by an option of their own.
+FOUND = ("geometry", "checkpoint", "task_file", "start", "begins", "stream")
 FILES = ("task_file", "body_file")  # of a user's own: identified by their content
-PLACES = ("body", *FILES, "start")  # of a configuration: where something lies, while what it is makes the run
+PLACES = ("body", *FILES, "start")  # say where something lies, while what it is makes the run
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run: (task, body, load set, train set, rate, seed) and the settings it is trained under."""
+    """Describes one run: its task, its body, its seed and all settings under which it is trained.
+
+    Each field becomes an option of the training commands, with the text below it as its help, but
+    for `task` and what FOUND names.
+    """
 
     task: Task
-    body: str  # a geometry's name, a checkpoint's folder or a hub id
+    """Holds the task, with its sizes."""
+    body: str
+    """Names the body: a geometry (gpt2-mini, gpt2, gpt2-medium, gpt2-large, gpt2-xl), the folder of
+    a checkpoint, or a model on the Hugging Face hub."""
     steps: int
+    """Sets the number of training steps."""
     batch: int
+    """Sets the number of examples in a training batch."""
     lr: float
-    eval_every: int  # steps
-    eval_examples: int | None = None  # None: 2,000 of validation, all of test
-    load: str | None = None  # role set; None: `body` where the body has weights, else `none`
-    train: str = "fpt"  # role set
-    birth: str = "weights"  # what the load set receives: see BIRTHS
-    redraw: str = "body"  # role set: what a birth of another kind makes anew; the rest of the load set keeps its weights
+    """Sets the learning rate. The commands take several values and train a run with each."""
+    eval_every: int
+    """Sets the number of steps between two evaluations on the validation split."""
+    eval_examples: int | None = None
+    """Limits how many examples of the validation split and of the test split are evaluated; None
+    means 2,000 of validation and all of test."""
+    load: str | None = None
+    """Names the roles of the body that begin as --birth says; the body's other parameters are drawn
+    at random. None means `body`, all of them, or `attention` if --birth is mimetic; `none` makes a
+    random body."""
+    train: str = "fpt"
+    """Names the roles that are trained: fpt (input, output, positions and norms), output, all, or a
+    sum such as input+output+norm+attention@0-5, where 0-5 are layers."""
+    birth: str = "weights"
+    """Names what the roles in --load begin with: `weights` takes the checkpoint's; `statistics`
+    draws normal numbers with the mean and deviation of each of its tensors, `statistics-by-layer`
+    with those of each layer's matrices, biases and scales; `mimetic` and `mimetic-language` compute
+    attention in closed form, with the signs found in vision transformers and in GPT-2."""
+    redraw: str = "body"
+    """Names the roles that a --birth other than `weights` makes anew; the other roles in --load
+    take the checkpoint's weights."""
     seed: int = 0
-    body_seed: int | None = None  # None: the run's own seed
-    dtype: str = "float32"  # of the frozen matrices and of all matrix products
-    dropout: float = 0.1  # after a continuous input layer
-    embedding_dropout: float | None = None  # None: as the body's configuration says, 0.1 in GPT-2
+    """Sets the seed that fresh parameters, batches and dropout are drawn from. The commands take
+    several values and train a run with each."""
+    body_seed: int | None = None
+    """Sets the seed that the random parameters of the body are drawn from; None means --seed."""
+    dtype: str = "float32"
+    """Names the number format of the frozen matrices and of all matrix products: float32 or
+    bfloat16."""
+    dropout: float = 0.1
+    """Sets the dropout rate after an input layer that takes numbers; symbols have none."""
+    embedding_dropout: float | None = None
+    """Sets the dropout rate on what enters the body's first layer; None means the rate that the
+    body's configuration states, 0.1 in GPT-2."""
     attention_dropout: float | None = None
+    """Sets the dropout rate on attention weights; None means the rate that the body's configuration
+    states."""
     residual_dropout: float | None = None
-    clip: float = 1.0  # joint norm of the trainables' gradient
-    optimizer: str = "adam"  # or muon; what these do is said in `optimization`
-    weight_decay: float = 0.0  # of the blocks' matrices, per step and unit of rate
-    warmup: int = 0  # steps
-    decay: str = "constant"  # of the rate, or cosine: to zero at the last step
-    accumulate: int = 1  # parts that a batch is split into, one after another
-    init: str = "original"  # of a random body: N(0, 0.02); depth-scaled: residual projections / sqrt(2 layers)
-    geometry: Body | None = None  # of the body; filled in when it is found, as is the next
-    checkpoint: str | None = None  # digest of the weights that are loaded
-    task_file: str | None = None  # where a task of the user's own is defined
+    """Sets the dropout rate on what each attention and feed-forward layer adds to the residual
+    stream; None means the rate that the body's configuration states."""
+    clip: float = 1.0
+    """Limits the norm of the gradient of all trained parameters together; a larger gradient is
+    scaled down."""
+    optimizer: str = "adam"
+    """Names the optimiser: adam, or muon, which moves the matrices of the blocks by Muon and all
+    else by Adam."""
+    weight_decay: float = 0.0
+    """Sets the weight decay of the blocks' matrices: a step subtracts this times the learning rate
+    times the weight."""
+    warmup: int = 0
+    """Sets the number of steps over which the learning rate rises to --lr."""
+    decay: str = "constant"
+    """Names the course of the learning rate after the warmup: constant, or cosine, which falls to
+    zero at the last step."""
+    accumulate: int = 1
+    """Splits each batch into this many parts, computed one after another, where memory does not
+    hold it whole."""
+    init: str = "original"
+    """Names the initialiser of a random body: `original` draws all matrices from N(0, 0.02);
+    `depth-scaled` divides this deviation by sqrt(2 layers) for residual projections, as newer
+    libraries do."""
+    geometry: Body | None = None
+    """Describes the shape of the body; filled in when the body is found."""
+    checkpoint: str | None = None
+    """Holds the digest of the weights that are loaded; filled in when the body is found."""
+    task_file: str | None = None
+    """Names the Python file that defines a task of the user's own."""
     layers: int | None = None
     """Cuts a GPT-2 body to its first blocks, or sets the layers of an LSTM; None for its own."""
     width: int | None = None
@@ -140,19 +195,20 @@ class Config:
 
     @classmethod
     def preset(cls, task: Task, preset: str = "laptop", **settings: Any) -> Config:
-        """The configuration that a task's preset states, with some settings changed.
+        """Makes the configuration that a preset of the task states, with some settings changed.
 
-        Sizes of the task that have their default values take those of the preset.
+        settings: values of the configuration's fields, or of the task's sizes.  Sizes of `task`
+        that differ from their defaults are kept too.  Raises UserError for an unknown preset.
         """
         if preset not in task.presets:
             raise nearest(preset, task.presets, "preset")
-        stated = task.presets[preset]
+        stated = dict(vars(task.presets[preset]))
+        sizes, changed = stated.pop("sizes") or {}, stated.pop("settings") or {}
         usual = {field.name: field.default for field in dataclasses.fields(task)}
-        sizes = {name: size for name, size in (stated.sizes or {}).items() if getattr(task, name) == usual[name]}
-        task = dataclasses.replace(task, **sizes)
-        return cls(**(dict(task=task, body=stated.body, steps=stated.steps, batch=stated.batch, lr=stated.lr,
-                           eval_every=stated.eval_every, eval_examples=stated.eval_examples)
-                      | dict(stated.settings or {}) | settings))
+        sizes = {name: size for name, size in sizes.items() if getattr(task, name) == usual[name]}
+        own = usual.keys() - {field.name for field in dataclasses.fields(cls)}
+        sizes |= {name: settings.pop(name) for name in own & settings.keys()}
+        return cls(dataclasses.replace(task, **sizes), **stated | changed | settings)
 
     def record(self) -> dict[str, Any]:
         """The configuration as JSON: `records.configuration` gives it back."""

@@ -1,92 +1,92 @@
-"""What the heads of trained runs look at, and which of them are needed: `python -m scripts.attention RUN [RUN ...]`."""
+"""Measures what the heads of trained runs look at, and which of them are needed:
+`python -m scripts.attention RUN [RUN ...]`."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
-from fpt.errors import UserError, nearest
-from fpt.files import data_folder, write_whole
+from fpt.errors import UserError
+from fpt.files import write_whole
 from fpt.progress import counting, waiting
 from scripts import recorded
-from scripts.command import parsed, run
+from scripts.arguments import POSITIONAL, parsed
+from scripts.command import RunOptions, run, scored_split
 from scripts.options import keep_compiled
 
 MAPS = "attention.npz"  # beside what `recorded.ATTENTION` names
 MOST_EXAMPLES = 1_000
-TOKENS_MEASURED, TOKENS_ABLATED = 131_072, 32_768  # of all examples together, unless an option says otherwise
-WEIGHTS_STORED = 2**26  # of examples' maps at one step, likewise; beyond it the mean maps of kept steps are not stored
+# Unless options say otherwise: tokens of all examples that are measured on, and that heads are
+# taken out on; and weights of all examples' maps at one step.
+TOKENS_MEASURED, TOKENS_ABLATED, WEIGHTS_STORED = 131_072, 32_768, 2**26
 DIGITS = 6  # of a measure
 
 
-@dataclass(frozen=True)
-class Options:
-    """Measures what each head attends to and what is lost without it, and writes it to the folder of each run.
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
+    """Measures what each head attends to and what is lost without it.
 
-    attention.npz holds the maps, attention.json the measures.  Several runs are set side by side.
+    The maps go to attention.npz in the folder of each run, the measures to attention.json. Several
+    runs are shown side by side.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(name="runs")] = ()
-    """Folders of finished runs of one task: a run and its random twin, say."""
+    runs: tuple[Path, ...] = field(default=(), metadata=POSITIONAL)
+    """Names the folders of finished runs of one task: a run and its random twin, say."""
     split: str = "test"
-    """The examples: test, validation, or train where the task has one."""
+    """Names the split that the examples come from: test, validation, or train where the task has
+    one."""
     count: int | None = None
-    """Examples to measure on; None: 1,000, fewer where they have over 131 tokens."""
+    """Sets the number of examples to measure on; None means 1,000, or fewer where they have over
+    131 tokens."""
     ablated: int | None = None
-    """Examples to take heads out on, 0 for not at all; None: 1,000, fewer where they have over 32 tokens."""
+    """Sets the number of examples to take heads out on, 0 for none; None means 1,000, or fewer
+    where they have over 32 tokens."""
     smallest: bool = False
-    """Also look for a smallest set of heads that keeps 95% of the accuracy above the floor."""
+    """Searches for a smallest set of heads that keeps 95% of the accuracy above the floor."""
     examples: tuple[int, ...] | None = None
-    """Numbers of the examples whose own maps are written; None: the first four, fewer where they are long."""
-    data_dir: Path | None = None
-    """Where data lie; None: FPT_DATA."""
-    body: Path | None = None
-    """Where the runs' body lies now; None: where it was."""
-    task_file: Path | None = None
-    """The file that defines the runs' task, if it is one of a user's own and has not been executed here before."""
+    """Numbers the examples whose own maps are written; None means the first four, or fewer where
+    they are long."""
     study: str | None = None
-    """Instead of runs, a study in results/records: prints its tables."""
+    """Prints the tables of a study in results/records, instead of measuring runs."""
     task: str | None = None
-    """With --study, one task of it."""
+    """Names one task of the --study."""
     to: Path | None = None
-    """With --study, a file for the tables, .md, or for a picture of one task, .svg or .png."""
+    """Names the file that the tables of the --study are written to, .md, or a picture of one task,
+    .svg or .png."""
 
 
 def main(arguments: list[str]) -> None:
     keep_compiled()
     options = parsed(Options, arguments, "python -m scripts.attention")
     if bool(options.runs) == bool(options.study):
-        raise UserError("name the folders of runs, or a --study; see python -m scripts.attention --help")
+        raise UserError("name the folders of runs, or a --study; see python -m scripts.attention "
+                        "--help")
     if options.study:
-        _tell(recorded.study(options.study, options.task), options.to)
+        _show_study(recorded.study(options.study, options.task), options.to)
         return
     if options.to or options.task:
-        raise UserError("--to and --task are for a --study; what is measured of a run is written to its folder")
+        raise UserError("--to and --task are for a --study; what is measured of a run is written "
+                        "to its folder")
     for name, least in (("count", 1), ("ablated", 0)):
         if getattr(options, name) is not None and getattr(options, name) < least:
             raise UserError(f"--{name} must be at least {least}, not {getattr(options, name)}")
-    for folder in options.runs:
-        if not folder.is_dir():
-            raise UserError(f"no folder {folder}; name the folder of a run, as train prints it")
-    from fpt.load import load_run
     from scripts.attention_table import beside
 
-    loaded = [load_run(folder, options.body, options.task_file) for folder in options.runs]
+    loaded = [options.load(folder) for folder in options.runs]
     if len(names := sorted({one.task.name for one in loaded})) > 1:
-        raise UserError(f"runs of several tasks, {', '.join(names)}, cannot be set side by side; name those of one")
-    found = [_look(one, options) for one in loaded]
-    print(beside(found))
+        raise UserError(f"runs of several tasks, {', '.join(names)}, cannot be set side by side; "
+                        "name those of one")
+    print(beside([_measure(one, options) for one in loaded]))
     for one in loaded:
         print(f"{one.folder / recorded.ATTENTION}, {one.folder / MAPS}")
 
 
-def _tell(runs: list[recorded.Run], target: Path | None) -> None:
+def _show_study(runs: list[recorded.Run], target: Path | None) -> None:
     """Prints the tables of recorded runs, or writes them, or a picture, to a file."""
     from scripts import attention_figure, attention_table
 
@@ -100,61 +100,64 @@ def _tell(runs: list[recorded.Run], target: Path | None) -> None:
     print(target)
 
 
-def _look(loaded, options: Options) -> dict[str, Any]:
-    """Measures a run, writes what was found to its folder, and returns it with the run's record."""
+def _measure(loaded, options: Options) -> dict[str, Any]:
+    """Measures a run, writes the findings to its folder, and returns them with the run's record."""
     from fpt import attention, splits
     from fpt.records import summary
 
     begun, task, geometry = time.monotonic(), loaded.task, loaded.geometry
-    data = task.load(data_folder(options.data_dir), lambda line: None)
-    if options.split not in data:
-        raise nearest(options.split, data, f"split of {task.name}")
-    splits.check(data, loaded.result["data"], str(loaded.folder))
-    whole = data[options.split]
-    if whole.targets.shape[1:] != (task.interface.answers,) or not len(whole.targets):
-        raise UserError(f"the {options.split} split of {task.name} is what examples are cut from, and cannot be looked at")
-    tokens = task.interface.tokens
-    count, ablated = (asked if asked is not None else max(1, min(MOST_EXAMPLES, most // tokens)) for asked, most in (
-        (options.count, TOKENS_MEASURED), (options.ablated, TOKENS_ABLATED)))
+    data = options.data(loaded)
+    whole = scored_split(task, data, options.split)
+    count, ablated = (
+        asked if asked is not None else max(1, min(MOST_EXAMPLES, most // task.interface.tokens))
+        for asked, most in ((options.count, TOKENS_MEASURED), (options.ablated, TOKENS_ABLATED)))
     measured = splits.sample(data, options.split, count)
     shown = options.examples
     if shown is None:
-        shown = range(min(4, len(whole.inputs), WEIGHTS_STORED // (geometry.layers * geometry.heads * tokens**2)))
+        weights = geometry.layers * geometry.heads * task.interface.tokens**2
+        shown = range(min(4, len(whole.inputs), WEIGHTS_STORED // weights))
     if strange := [number for number in shown if not 0 <= number < len(whole.inputs)]:
-        raise UserError(f"--examples: {options.split} has the examples 0 to {len(whole.inputs) - 1:,}, and no {strange[0]}")
+        raise UserError(f"--examples: {options.split} has the examples 0 to "
+                        f"{len(whole.inputs) - 1:,}, and no {strange[0]}")
 
-    moments = [(step, "before the first step" if step == 0 else f"step {step:,}", f"step_{step}") for step in loaded.steps]
+    moments = [(step, "before the first step" if step == 0 else f"step {step:,}", f"step_{step}")
+               for step in loaded.steps]
     moments.append((loaded.result["best_step"], "trained", "trained"))
-    arrays: dict[str, np.ndarray] = {"axes": np.array(["layer", "head", "query", "key"]), "examples": np.array(shown, np.int64)}
+    arrays: dict[str, np.ndarray] = {"axes": np.array(["layer", "head", "query", "key"]),
+                                     "examples": np.array(shown, np.int64)}
     measures = []
     for step, label, name in moments:
         model = loaded if name == "trained" else loaded.at(step)
-        with waiting(f"{loaded.folder.name}: looking at {len(measured.inputs):,} examples, {label}"):
+        with waiting(f"{loaded.folder.name}: {len(measured.inputs):,} examples, {label}"):
             trained = attention.measure(model, measured.inputs)
         measures.append({"step": step, "label": label, "values": trained.values})
         if trained.mean.size <= WEIGHTS_STORED or name in ("step_0", "trained"):
             arrays[f"mean_{name}"] = trained.mean
         for number in shown:
             maps = attention.maps(model, whole.inputs[number : number + 1])
-            arrays[f"example_{number}_{name}"] = np.concatenate([np.asarray(weights) for weights in maps])
+            arrays[f"example_{number}_{name}"] = np.concatenate([*map(np.asarray, maps)])
     taken_out = {}
     if ablated:
-        taken_out = _ablated(loaded, data, splits.sample(data, options.split, ablated), trained, options.smallest)
+        taken_out = _ablated(loaded, data, splits.sample(data, options.split, ablated), trained,
+                             options.smallest)
     record = summary(loaded.folder)
     content = _plain({
-        "run": record["run"], "task": task.name, "split": options.split, "n": trained.n, "layers": geometry.layers,
-        "heads": geometry.heads, "answer": next(iter(task.answer_tokens(measured.inputs[:1])), None),
+        "run": record["run"], "task": task.name, "split": options.split, "n": trained.n,
+        "layers": geometry.layers, "heads": geometry.heads,
+        "answer": next(iter(task.answer_tokens(measured.inputs[:1])), None),
         "units": attention.units(task), "measures": measures, "uniform": trained.uniform,
         "floors": task.floors(data, measured), "trainable": loaded.trained,
         "seconds": round(time.monotonic() - begun, 1), **taken_out,
     })
+    text = json.dumps(content, sort_keys=True, allow_nan=False) + "\n"
     write_whole(loaded.folder / MAPS, lambda file: np.savez_compressed(file, **arrays))
-    write_whole(loaded.folder / recorded.ATTENTION, (json.dumps(content, sort_keys=True, allow_nan=False) + "\n").encode())
+    write_whole(loaded.folder / recorded.ATTENTION, text.encode())
     return record | {"attention": content}
 
 
 def _ablated(loaded, data, split, measured, smallest: bool) -> dict[str, Any]:
-    """What is lost without each head, taken out by zero and by its mean, and whether it is the heads with mass on the answer."""
+    """Measures what is lost without each head, replaced by zero and by its mean, and how this goes
+    with the head's mass on the answer."""
     from fpt import ablation, attention
 
     heads, name = loaded.geometry.layers * loaded.geometry.heads, loaded.folder.name
@@ -164,8 +167,8 @@ def _ablated(loaded, data, split, measured, smallest: bool) -> dict[str, Any]:
         without = ablation.Ablation(loaded, split, by)
         with counting(f"{name}: without each head ({by})", heads) as step:
             losses = ablation.ablate(without, step)
-        found["ablation"][by] = {"n": losses.n, "accuracy": losses.accuracy, "lost": losses.lost, "error": losses.error,
-                                 "nats": losses.nats, "slices": losses.slices}
+        found["ablation"][by] = {kind: getattr(losses, kind) for kind in (
+            "n", "accuracy", "lost", "error", "nats", "slices")}
         if answer:
             mass = measured.values[answer][attention.READ]
             found["correlation"][by] = {"lost": ablation.correlation(mass, losses.lost),
@@ -175,12 +178,13 @@ def _ablated(loaded, data, split, measured, smallest: bool) -> dict[str, Any]:
     if smallest and losses.accuracy > floor:
         with counting(f"{name}: a smallest set of heads") as step:
             kept, accuracy = ablation.smallest(without, losses, floor, step=step)
-        found["smallest"] = {"by": by, "heads": np.argwhere(kept), "accuracy": accuracy, "floor": floor}
+        found["smallest"] = {"by": by, "heads": np.argwhere(kept), "accuracy": accuracy,
+                             "floor": floor}
     return found
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it, numbers with so many digits as mean anything."""
+    """Turns a value into JSON's types, its numbers rounded to significant digits."""
     if isinstance(value, dict):
         return {name: _plain(held) for name, held in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

@@ -1,4 +1,4 @@
-"""Our side of the benchmark: a process that trains on demand.  Arguments: task, batch, body, dtype, runs."""
+"""Trains on demand, as our side of the benchmark.  Arguments: task, batch, body, dtype, runs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import tasks
-from fpt.gpt2 import BODIES
 from fpt.config import Config
+from fpt.gpt2 import BODIES
 from fpt.parameters import Source, model_of
 from fpt.task import Split
 from fpt.trainer import Trainer
 from scripts.benchmark_torch import serve
 
-SIDE = 2048  # of the matrices whose product gives the peak
+SIDE = 2048  # of the matrices whose product gives the peak rate
 
 
 def matmul_rate(dtype) -> float:
-    """FLOP/s of a large matrix product with a float32 result: the best of several."""
+    """Measures the FLOP/s of a large matrix product with a float32 result: the best of several."""
     left, right = (jax.random.normal(jax.random.key(n), (SIDE, SIDE), dtype) for n in range(2))
     product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
     jax.block_until_ready(product(left, right))
@@ -35,21 +35,22 @@ def matmul_rate(dtype) -> float:
 
 
 def main() -> None:
-    name, batch, body, dtype, runs = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
-    task = tasks.find(name)()
+    name, batch, body, dtype, runs = sys.argv[1:]
+    task, runs = tasks.find(name)(), int(runs)
     # As `fpt.parameters.resolve` would leave it, without a look for weights.
     geometry = BODIES[body]
     if task.interface.tied:
-        geometry = dataclasses.replace(geometry, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
-    config = Config.preset(task, body=body, batch=batch, load="none", body_seed=0, dtype=dtype, geometry=geometry)
+        geometry = dataclasses.replace(geometry, embedding_dropout=0.0, attention_dropout=0.0,
+                                       residual_dropout=0.0)
+    config = Config.preset(task, body=body, batch=int(batch), load="none", body_seed=0, dtype=dtype,
+                           geometry=geometry)
     model = model_of(config)
     source = Source(config, None)
     trainable, frozen = source.stack([config] * runs)
-    train = None
+    train, noise = None, np.random.default_rng(0)
     if name == "language":
-        train = Split(jnp.asarray(np.random.default_rng(0).integers(0, task.vocabulary, 1_000_000, np.uint16)), None)
+        train = Split(jnp.asarray(noise.integers(0, task.vocabulary, 1_000_000, np.uint16)), None)
     if name == "cifar10":  # what the pixels show does not change how long they take
-        noise = np.random.default_rng(0)
         train = Split(jnp.asarray(noise.integers(0, 256, (1_000, 32, 32, 3), np.uint8)),
                       jnp.asarray(noise.integers(0, 10, (1_000, 1), np.int32)))
     configs = [dataclasses.replace(config, seed=seed) for seed in range(runs)]

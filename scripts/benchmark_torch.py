@@ -1,4 +1,5 @@
-"""Torch's side of the benchmark: the same step with `transformers.GPT2Model`.  Arguments: task, batch, body, dtype, runs."""
+"""Trains `transformers.GPT2Model` on demand, as torch's side of the benchmark.  Arguments: task,
+batch, body, dtype, runs."""
 
 from __future__ import annotations
 
@@ -15,13 +16,15 @@ from fpt.gpt2_config import write_geometry
 
 
 def serve(steps: Callable[[int], None], ready: dict[str, float]) -> None:
-    """Says that it is ready; answers each number of steps on standard input with seconds a step; at its end, peak memory."""
+    """Answers a benchmark: first with `ready`, then each number of steps on standard input with
+    seconds per step, and at the end of the input with the peak memory."""
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         begun = time.perf_counter()
         steps(int(line))
         print(json.dumps({"seconds": (time.perf_counter() - begun) / int(line)}), flush=True)
-    print(json.dumps({"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"peak_bytes": peak}), flush=True)
 
 
 def main() -> None:
@@ -29,9 +32,10 @@ def main() -> None:
         import torch
         from transformers import GPT2Config, GPT2Model
     except ImportError:
-        sys.exit("error: no torch here; pip install -e '.[parity]', or torch==2.13.0 for its CPU build")
-    name, batch, body, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-    asked, geometry = tasks.find(name)().interface, BODIES[body]
+        sys.exit("error: no torch here; pip install -e '.[parity]', or torch==2.13.0 for its CPU "
+                 "build")
+    name, batch, body, dtype, _ = sys.argv[1:]
+    asked, batch, geometry = tasks.find(name)().interface, int(batch), BODIES[body]
     torch.set_num_threads(os.cpu_count())
     torch.manual_seed(0)
     gpt2 = GPT2Model(GPT2Config(**write_geometry(geometry), attn_implementation="sdpa")).train()

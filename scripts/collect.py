@@ -1,35 +1,34 @@
-"""Gathers finished runs into the records of a study: `python -m scripts.collect runs --study defaults`."""
+"""Gathers finished runs into the records of a study: `python -m scripts.collect runs --study
+defaults`."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from fpt.arrays import digest, unpack
 from fpt.errors import UserError
 from fpt.files import write_whole
 from scripts import recorded
-from scripts.command import RECORDS, parsed, run
+from scripts.arguments import POSITIONAL, parsed
+from scripts.command import RECORDS, run
 
 
 @dataclass(frozen=True)
 class Options:
-    """Writes results/records/STUDY.jsonl: a line for each finished run, with configuration, curve and result.
+    """Writes results/records/STUDY.jsonl: a line for each finished run, with its configuration,
+    curve and result, and what scripts.attention has found in its heads."""
 
-    What scripts.attention has found in its heads goes with it.
-    """
-
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(name="runs")]
-    """Folders of runs, or folders that hold some, as --out of the training command names them."""
+    runs: tuple[Path, ...] = field(metadata=POSITIONAL)
+    """Names the folders of runs, or folders that hold some, such as --out of the training
+    command."""
     study: str
-    """Name of the study: letters, digits and dashes."""
+    """Names the study, with small letters, digits and dashes."""
     records: Path = RECORDS
-    """Folder of the records."""
+    """Names the folder of the records."""
 
 
 def main(arguments: list[str]) -> None:
@@ -37,35 +36,36 @@ def main(arguments: list[str]) -> None:
     if not re.fullmatch(r"[a-z0-9-]+", options.study):
         raise UserError(f"--study takes small letters, digits and dashes, not {options.study!r}")
     found: dict[str, Path] = {}
-    for folder in options.folders:
+    for folder in options.runs:
         if not folder.is_dir():
             raise UserError(f"no folder {folder}; name the folder of a run, or one that holds runs")
         for config in sorted([*folder.glob("config.json"), *folder.glob("*/config.json")]):
             if not (config.parent / "result.json").is_file():
                 print(f"{config.parent} is not finished, and left out")
             elif found.setdefault(config.parent.resolve().name, config.parent) != config.parent:
-                raise UserError(f"{config.parent} and {found[config.parent.name]} are the same run; name one of them")
+                raise UserError(f"{config.parent} and {found[config.parent.name]} are the same "
+                                "run; name one of them")
     if not found:
-        raise UserError(f"no finished run in {', '.join(map(str, options.folders))}")
+        raise UserError(f"no finished run in {', '.join(map(str, options.runs))}")
     from fpt.records import summary
 
-    lines = [json.dumps(summary(found[name]) | _looked_into(found[name]), sort_keys=True, allow_nan=False)
-             for name in sorted(found)]
+    runs = (summary(found[name]) | _looked_into(found[name]) for name in sorted(found))
+    lines = [json.dumps(one, sort_keys=True, allow_nan=False) for one in runs]
     file = options.records / f"{options.study}.jsonl"
     write_whole(file, ("\n".join(lines) + "\n").encode())
     print(f"{file}: {len(lines)} run{'s' * (len(lines) > 1)}")
 
 
 def _looked_into(folder: Path) -> dict[str, Any]:
-    """What was found in the heads of the run that lies in the folder, if it has been looked into."""
+    """Returns what scripts.attention found in the heads of a run, if the run was looked into."""
     if not (folder / recorded.ATTENTION).exists():
         return {}
     from fpt.records import TRAINABLE
 
     found = recorded.looked_into(folder, digest(unpack(folder / TRAINABLE)[0]))
     if found is None:
-        raise UserError(f"{folder / recorded.ATTENTION} is of other weights than the run's; say python -m scripts.attention "
-                        f"{folder} again")
+        raise UserError(f"{folder / recorded.ATTENTION} is of other weights than the run's; say "
+                        f"python -m scripts.attention {folder} again")
     return {"attention": found}
 
 

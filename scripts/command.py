@@ -1,39 +1,39 @@
-"""What the commands share: their errors, their task argument and the table of what to expect."""
+"""Holds what the commands share: how they fail, how they name a task, and what a task's defaults
+reach."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import itertools
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from types import FrameType
-from typing import Any, NoReturn, get_type_hints
-
-import tyro
+from typing import TYPE_CHECKING, NoReturn
 
 import tasks
-from fpt import contract
 from fpt.bodies import SHIPPED, weights_digest
 from fpt.config import ABSENT, Config
 from fpt.errors import UserError, nearest
-from fpt.files import sha256
-from fpt.task import Preset, Task
+from fpt.files import data_folder, sha256
+from fpt.task import Split, Task
+from scripts.arguments import ahead
+
+if TYPE_CHECKING:
+    from fpt.load import LoadedRun
 
 RECORDS = Path(__file__).parent.parent / "results" / "records"
 
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs a command: a user's mistake is one line and exit code 2, Ctrl-C is exit code 130."""
-    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # where the shell has closed it
-    sys.stdout.reconfigure(errors="replace")  # what a terminal without Unicode cannot show
+    # The shell may have closed the output, and a terminal without Unicode cannot show all of it.
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stdout.reconfigure(errors="replace")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -53,23 +53,26 @@ def run(main: Callable[[list[str]], None]) -> None:
     except OSError as error:
         try:
             print(flush=True)
-        except OSError:  # so it was the output that could not be written, and nothing else that went wrong
+        except OSError:  # so it was the output that could not be written, and nothing else
             _drop_output()
-            _fail(f"cannot write to the standard output: {error.strerror}; free some space or send it elsewhere")
+            _fail(f"cannot write to the standard output: {error.strerror}; free some space or send "
+                  "it elsewhere")
         if error.filename is None:
             raise
         _fail(f"{error.filename} cannot be used: {error.strerror}")  # forbidden, or too long a name
     except MemoryError:
         _fail("there is not enough memory for this; smaller sizes need less")
-    except (RuntimeError, AssertionError):  # jax raises either, wherever it is first asked for a device that is not there
+    except (RuntimeError, AssertionError):  # jax raises either where it has no device
         if _has_device():
             raise
-        _fail(f"jax finds no device to compute on: JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS', '')!r}; set it to cpu, or "
-              "to a platform that this machine has and jax is installed for")
+        _fail("jax finds no device to compute on: JAX_PLATFORMS is "
+              f"{os.environ.get('JAX_PLATFORMS', '')!r}; set it to cpu, or to a platform that this "
+              "machine has and jax is installed for")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raises KeyboardInterrupt; a little later where jax has been called by the garbage collector, which would swallow it."""
+    """Raises KeyboardInterrupt; a little later where the garbage collector has called jax, since
+    the collector would swallow it."""
     while frame:
         if frame.f_code.co_name == "_xla_gc_callback":
             threading.Timer(0.01, os.kill, [os.getpid(), number]).start()
@@ -79,7 +82,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _fail(error: UserError | str) -> NoReturn:
-    """Prints a mistake as one line, whatever a name in it holds, and ends the command."""
+    """Prints a mistake as one line, also where a name in it has several, and ends the command."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
 
@@ -96,7 +99,7 @@ def _has_device() -> bool:
 
 
 def _drop_output() -> None:
-    """Sends what is still to be printed nowhere, else Python complains about it at its end."""
+    """Discards what is still to be printed; else Python complains about it as it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -113,89 +116,66 @@ def refuse_empty(arguments: Sequence[str]) -> None:
             raise UserError(f"{name or 'an argument'} is empty; give it a value, or leave it out")
 
 
-def option(arguments: Sequence[str], name: str) -> str | None:
-    """The value of an option that must be known before the others can be parsed."""
-    found = None
-    for number, argument in enumerate(arguments):
-        if argument == name and number + 1 < len(arguments):
-            found = arguments[number + 1]
-        if argument.startswith(f"{name}="):
-            found = argument.partition("=")[2]
-    return found  # the last one counts, as with all options
+def chosen_task(arguments: list[str], program: str) -> tuple[type[Task], Path | None, list[str]]:
+    """Finds the task that the first argument or `--task-file` names.
 
-
-def parsed(options: type, arguments: Sequence[str], program: str, **settings):
-    """Arguments as an instance of the dataclass `options`.  What is wrong with them is a UserError of one line.
-
-    The `default` of a command on a task has that in its field `task`: its sizes are options beside the others.
+    Returns the task, its file if it has one, and the other arguments.  Where no task is named,
+    prints the usage and the table of tasks, and exits: with 0 if help was asked for.
     """
-    said = io.StringIO()
-    task = getattr(settings.get("default"), "task", None)
-    if task and (clash := {field.name for field in fields(settings["default"])} & {field.name for field in fields(task)}):
-        raise UserError(f"{task.name}: {', '.join(sorted(clash))} cannot be a field of the task, as {program} has an option of "
-                        "that name; rename the field")
-    blamed = contract.blamed(type(task), "its sizes") if task else contextlib.nullcontext()
-    try:
-        with contextlib.redirect_stderr(said), blamed:
-            found, unknown = tyro.cli(options, args=arguments, prog=program, return_unknown_args=True,
-                                      config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff), **settings)
-    except SystemExit as stopped:
-        if not stopped.code:
-            raise
-        # The first part of the box that tyro draws says what is wrong; without Unicode its title is underlined.
-        box = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
-        ruled = lambda line: line != "" and not line.strip("─╰╯-")
-        message = " ".join(itertools.takewhile(lambda line: not ruled(line), itertools.dropwhile(ruled, box)))
-        raise UserError(f"{message}; see {program} --help") from None
-    known = _options(found)
-    if unknown:
-        raise nearest(unknown[0], known, "option")
-    for name, value in known.items():
-        if value == () and {argument.partition("=")[0] for argument in arguments} & {name, name.replace("-", "_")}:
-            raise UserError(f"{name} needs at least one value")
-    return found
-
-
-def _options(found) -> dict[str, Any]:
-    """The options of a parsed dataclass, those of the task in it among them, and their values."""
-    options, hints = {}, get_type_hints(type(found), include_extras=True)
-    for field in fields(found):
-        value = getattr(found, field.name)
-        if is_dataclass(value):
-            options |= _options(value)
-        elif tyro.conf.Positional not in getattr(hints[field.name], "__metadata__", ()):
-            options[f"--{field.name.replace('_', '-')}"] = value
-    return options
-
-
-def chosen_task(arguments: list[str], usage: str) -> tuple[type[Task], Path | None, list[str]]:
-    """The task that the first argument or `--task-file` names, its file if it has one, and the other arguments.
-
-    Without either, prints how the command is used and the table of tasks, and exits: with 0 if help was asked for.
-    """
-    if file := option(arguments, "--task-file"):
-        return tasks.from_file(Path(file)), Path(file), arguments
+    if file := ahead(arguments, program).task_file:
+        return tasks.from_file(file), file, arguments
     if arguments and not arguments[0].startswith("-"):
         return tasks.find(arguments[0]), None, arguments[1:]
-    print(f"usage: {usage}\n\n{table()}\n\n"
-          "test: accuracy to expect; random: with a random body;\n"
-          "floor: the best trivial predictor's; min: minutes on two cores\n\n"
-          f"`{usage.split(' TASK')[0]} TASK --help` lists the options of a task.")
+    print(f"usage: {program} TASK [options]\n\n{table()}\n\n"
+          "test: the accuracy to expect; random: that of a random body;\n"
+          "floor: that of the best trivial predictor; min: minutes on two cores\n\n"
+          f"`{program} TASK --help` lists the options of a task.")
     sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
 
 
-def preset_of(task: type[Task], arguments: Sequence[str]) -> tuple[str, Preset, Task]:
-    """The preset that `--preset` names, and the task in that preset's sizes."""
-    name = option(arguments, "--preset") or "laptop"
-    if name not in task.presets:
-        raise nearest(name, task.presets, "preset")
-    preset = task.presets[name]
-    return name, preset, replace(task(), **preset.sizes or {})
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Holds the options of a command that loads finished runs and their data."""
+
+    data_dir: Path | None = None
+    """Names the folder of the data; None means the one that FPT_DATA names."""
+    body: Path | None = None
+    """Names the folder in which the run's body lies now; None means where it lay."""
+    task_file: Path | None = None
+    """Names the file that defines the run's task, needed if it is a task of your own whose file has
+    not been executed here before."""
+
+    def load(self, folder: Path) -> LoadedRun:
+        """Loads the run in a folder.  Raises UserError where there is no finished run."""
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}; name the folder of a run, as train prints it")
+        from fpt.load import load_run
+
+        return load_run(folder, self.body, self.task_file)
+
+    def data(self, loaded: LoadedRun) -> dict[str, Split]:
+        """Loads the data of a run.  Raises UserError where the run was trained with other data."""
+        from fpt import splits
+
+        data = loaded.task.load(data_folder(self.data_dir), lambda line: None)
+        splits.check(data, loaded.result["data"], str(loaded.folder))
+        return data
+
+
+def scored_split(task: Task, data: Mapping[str, Split], name: str) -> Split:
+    """Returns the split of that name.  Raises UserError if it is not there or has no examples."""
+    if name not in data:
+        raise nearest(name, data, f"split of {task.name}")
+    if data[name].targets.shape[1:] != (task.answers,) or not len(data[name].targets):
+        raise UserError(f"the {name} split of {task.name} is what examples are cut from, and holds "
+                        "none; --split test holds some")
+    return data[name]
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a task's laptop preset came to, by the records of the study `defaults`: means over their seeds."""
+    """Holds what the default settings of a task reach: means over the seeds of the study
+    `defaults`."""
 
     accuracy: float  # on test
     floor: float  # the best trivial predictor's, on the same examples
@@ -203,11 +183,15 @@ class Expected:
 
 
 def expected(task: type[Task], load: str = "body") -> Expected | None:
-    """For the preset's body with its weights, or with none.  None where no run of exactly these settings is on record."""
+    """Reads what a task's laptop preset reaches with the body's weights, or without: `load` none.
+
+    Returns None where no run of exactly these settings is on record.
+    """
     wanted = Config.preset(task(), load=load).record()
     weights = SHIPPED / wanted["body"] / "model.safetensors"
-    wanted |= {"checkpoint": weights_digest([sha256(weights)]) if load != "none" and weights.is_file() else None}
-    # What is found when the body is, and what does not matter: means are over seeds.
+    there = load != "none" and weights.is_file()
+    wanted |= {"checkpoint": weights_digest([sha256(weights)]) if there else None}
+    # The geometry is filled in when a run is prepared, and the means are over seeds.
     compared = wanted.keys() - {"geometry", "seed"}
     try:
         lines = [json.loads(line) for line in (RECORDS / "defaults.jsonl").read_text().splitlines()]
@@ -223,16 +207,18 @@ def expected(task: type[Task], load: str = "body") -> Expected | None:
 
 
 def table() -> str:
-    """The tasks with the settings that they are trained under unless options say otherwise, as a markdown table."""
-    rows = [("task", "tokens", "body", "batch", "steps", "rate", "eval", "test", "random", "floor", "min")]
+    """Lists the tasks with their default settings and what these reach, as a markdown table."""
+    rows = [("task", "tokens", "body", "batch", "steps", "rate", "eval", "test", "random", "floor",
+             "min")]
     for name in tasks.TASKS:
-        task = tasks.find(name)
-        preset, known, twin = task.presets["laptop"], expected(task), expected(task, "none")
+        config = Config.preset(tasks.find(name)())
+        known, twin = expected(tasks.find(name)), expected(tasks.find(name), "none")
         either = known or twin
         figures = (known and f"{known.accuracy:.3f}", twin and f"{twin.accuracy:.3f}",
                    either and f"{either.floor:.3f}", either and f"{either.minutes:.1f}")
-        rows.append((name, str(replace(task(), **preset.sizes or {}).interface.tokens), preset.body, str(preset.batch),
-                     str(preset.steps), f"{preset.lr:g}", str(preset.eval_every), *(figure or "-" for figure in figures)))
+        rows.append((name, str(config.task.interface.tokens), config.body, str(config.batch),
+                     str(config.steps), f"{config.lr:g}", str(config.eval_every),
+                     *(figure or "-" for figure in figures)))
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["|".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines = ["|".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join([lines[0], "|".join("-" * width for width in widths), *lines[1:]])

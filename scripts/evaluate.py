@@ -3,68 +3,56 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from fpt.errors import UserError, nearest
-from fpt.files import data_folder, write_whole
-from scripts.command import parsed, run
+from fpt.errors import UserError
+from fpt.files import write_whole
+from scripts.arguments import POSITIONAL, parsed
+from scripts.command import RunOptions, run, scored_split
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
     """Evaluates a finished run on a split and prints accuracy, loss and floors as JSON."""
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
-    """Folder of a finished run."""
+    run: Path = field(metadata=POSITIONAL)
+    """Names the folder of a finished run."""
     split: str = "test"
-    """test, validation, or train where the task has one."""
+    """Names the split: test, validation, or train where the task has one."""
     examples: int | None = None
-    """Evaluate a fixed sample of so many, in which every smaller one is contained; None: all."""
+    """Evaluates a fixed sample of this many examples, which holds every smaller one; None means all
+    of the split."""
     predictions: Path | None = None
-    """A file for each example's predictions and targets, one JSON object a line."""
+    """Names a file for the predictions and targets of each example, one JSON object a line."""
     export: Path | None = None
-    """A folder for the whole model as a GPT-2 checkpoint."""
-    data_dir: Path | None = None
-    """Where data lie; None: FPT_DATA."""
-    body: Path | None = None
-    """Where the run's body lies now; None: where it was."""
-    task_file: Path | None = None
-    """The file that defines the run's task, if it is one of a user's own and has not been executed here before."""
+    """Names a folder that the whole model is written to as a GPT-2 checkpoint."""
 
 
 def main(arguments: list[str]) -> None:
     options = parsed(Options, arguments, "python -m scripts.evaluate")
-    if not options.folder.is_dir():
-        raise UserError(f"no folder {options.folder}; name the folder of a run, as train prints it")
     if options.examples is not None and options.examples < 1:
         raise UserError(f"--examples must be at least 1, not {options.examples}")
+    loaded = options.load(options.run)
     from fpt import splits
     from fpt.evaluation import answers, score
-    from fpt.load import load_run
 
-    loaded = load_run(options.folder, options.body, options.task_file)
-    data = loaded.task.load(data_folder(options.data_dir), lambda line: None)
-    if options.split not in data:
-        raise nearest(options.split, data, f"split of {loaded.task.name}")
-    if data[options.split].targets.shape[1:] != (loaded.task.interface.answers,) or not len(data[options.split].targets):
-        raise UserError(f"the {options.split} split of {loaded.task.name} is what examples are cut from, and cannot be evaluated")
-    splits.check(data, loaded.result["data"], str(options.folder))
+    data = options.data(loaded)
+    size = len(scored_split(loaded.task, data, options.split).inputs)
     split = splits.sample(data, options.split, options.examples)
-    predictions, losses = (found[0] for found in answers(loaded.trainer, loaded.frozen, loaded.trainable, split))
+    predictions, losses = (found[0] for found in answers(
+        loaded.trainer, loaded.frozen, loaded.trainable, split))
     if options.predictions:
-        numbers = splits.sampled(options.split, len(data[options.split].inputs), options.examples).tolist()
-        lines = [json.dumps({"example": number, "prediction": predicted.tolist(), "target": target.tolist()})
+        numbers = splits.sampled(options.split, size, options.examples).tolist()
+        lines = [json.dumps({"example": number, "prediction": predicted.tolist(),
+                             "target": target.tolist()})
                  for number, predicted, target in zip(numbers, predictions, split.targets)]
         write_whole(options.predictions, ("\n".join(lines) + "\n").encode())
     if options.export:
         loaded.export(options.export)
     print(json.dumps({
-        "run": loaded.folder.name, "split": options.split, **score(loaded.task, split, predictions, losses),
-        "floors": loaded.task.floors(data, split),
+        "run": loaded.folder.name, "split": options.split,
+        **score(loaded.task, split, predictions, losses), "floors": loaded.task.floors(data, split),
     }, indent=2))
 
 

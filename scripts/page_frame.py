@@ -1,4 +1,4 @@
-"""What the page of a run and the index of runs share: how their templates are filled, and how they name a folder."""
+"""Fills the templates of the page of a run and of the index of runs, and names folders for them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def fill(template: str, **content: Any) -> str:
     """Fills a template.  All that comes from a task or a path is escaped, and JSON is strict."""
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template(template).render(**content)
 
 
 def shareable(folder: Path) -> str:
-    """The folder as a command names it; of an absolute path the last name alone, which does not tell where it lies."""
+    """Names a folder for a page that others will see: an absolute path by its last name alone."""
     return folder.name if folder.is_absolute() else str(folder)

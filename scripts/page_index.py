@@ -1,6 +1,7 @@
-"""Writes one page over all runs in a folder: what each is, what it came to, and their learning curves over each other.
+"""Writes one page over all runs in a folder: their settings, their results, and their learning
+curves over each other.
 
-The files are read here; how they are shown is said in templates/index*.
+The files are read here; templates/index* say how they are shown.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,16 +22,17 @@ from scripts.figure import COLOURS
 from scripts.page_frame import fill, shareable
 
 NAME = "index.html"
-COLUMNS = ("task", "body", "birth", "load", "train", "lr", "seed")  # settings that every run has, each a column of its own
+COLUMNS = ("task", "body", "birth", "load", "train", "lr", "seed")  # settings that are columns
 STATUSES = ("finished", "diverged", "unfinished", "damaged")
 DIGITS = 6  # of an accuracy
-ALL = ""  # the part of the answers that is all of them
+ALL = ""  # the name of the part of the answers that is all of them
 
 
 def write(folder: Path, target: Path | None = None) -> Path:
-    """Writes the page over the runs in `folder` to `target`, or to index.html in the folder, and returns where it is.
+    """Writes the page over the runs in `folder` to `target`, or to index.html in the folder, and
+    returns its path.
 
-    Raises UserError where there is no such folder, no run in it, or the page cannot be written.
+    Raises UserError for a folder without runs, or where the page cannot be written.
     """
     target = target or folder / NAME
     found = read(folder)
@@ -38,29 +41,29 @@ def write(folder: Path, target: Path | None = None) -> Path:
         if page.is_file():
             run["page"] = quote(os.fsencode(os.path.relpath(page, target.parent)))
         else:
-            run["command"] = f"python -m scripts.page {shlex.quote(os.path.join(shareable(folder), run['name']))}"
-    for run in found:
+            path = os.path.join(shareable(folder), run["name"])
+            run["command"] = f"python -m scripts.page {shlex.quote(path)}"
         run["name"] = _readable(run["name"])
     data = {"runs": found, "columns": COLUMNS, "statuses": STATUSES, "colours": COLOURS}
-    counted = [(status, sum(run["status"] == status for run in found)) for status in STATUSES]
+    counted = Counter(run["status"] for run in found)
     page = fill("index.html.j2", folder=_readable(shareable(folder)), data=data,
-                counted=[(status, count) for status, count in counted if count])
+                counted=[(status, counted[status]) for status in STATUSES if counted[status]])
     write_whole(target, page.encode())
     return target
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """What the page tells of each run in a folder, in order of their names.  Raises UserError where there is none."""
+    """Reads the runs in a folder, in order of their names.  Raises UserError if there are none."""
     from fpt.records import CONFIG
 
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; name the folder of a run, or one that holds runs")
     folders = [path for path in sorted(folder.iterdir()) if os.path.exists(path / CONFIG)]
     if not folders:
-        raise UserError(f"no run in {folder}; name the folder of a run, or one that holds runs, as --out of the training "
-                        "command does")
+        raise UserError(f"no run in {folder}; name the folder of a run, or one that holds runs, as "
+                        "--out of the training command does")
     found = [_read(path) for path in folders]
-    groups: dict[str, int] = {}  # what runs that differ by their seed alone have in common -> its number
+    groups: dict[str, int] = {}  # runs that differ by their seed alone share a number
     for run in found:
         run["group"] = groups.setdefault(run.pop("identity"), len(groups))
     _tell_apart(found)
@@ -68,44 +71,50 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """One run; of a damaged one, what its configuration still says, and why the rest cannot be read."""
+    """Reads one run; of a damaged one, what its configuration still says, and why the rest cannot
+    be read."""
     from fpt.records import CONFIG, RESULT, read_curve, read_json, summary
 
-    run = {"name": folder.name, "settings": {}, "status": "damaged", "identity": folder.name, "steps": [], "parts": {},
-           "test": None, "floors": {}}
+    run = {"name": folder.name, "settings": {}, "status": "damaged", "identity": folder.name,
+           "steps": [], "parts": {}, "test": None, "floors": {}}
     try:
         config = ABSENT | read_json(folder / CONFIG)
         run["settings"] = _settings(config)
-        finished = (folder / RESULT).is_file()
-        whole = summary(folder) if finished else {"config": config, "curve": read_curve(folder), "result": {}}
+        if (folder / RESULT).is_file():
+            whole = summary(folder)
+        else:
+            whole = {"config": config, "curve": read_curve(folder), "result": {}}
         return run | _outcome(whole) | {"identity": recorded.identity(whole, ("seed",))}
     except UserError as error:
         why = str(error)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         why = f"it is not a run ({type(error).__name__}: {error})"
-    return run | {"why": " ".join(why.replace(f"{folder}{os.sep}", "").replace(str(folder), "the run").split())}
+    why = why.replace(f"{folder}{os.sep}", "").replace(str(folder), "the run")
+    return run | {"why": " ".join(why.split())}
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration as numbers and texts by name, the sizes of the task among them; any JSON object has some."""
+    """Returns the settings as numbers and texts by name, the task's sizes among them; `config` may
+    be any JSON object."""
     sizes = config.get("sizes")
     told = config | (sizes if isinstance(sizes, dict) else {})
     told = {name: value for name, value in told.items() if name not in recorded.UNTOLD | {"sizes"}}
     if isinstance(told.get("body"), str):
         told["body"] = Path(told["body"]).name
-    plain = lambda value: value is None or isinstance(value, (int, str)) or (isinstance(value, float) and math.isfinite(value))
+    plain = lambda value: (math.isfinite(value) if isinstance(value, float)
+                           else value is None or isinstance(value, int | str))
     return {name: value if plain(value) else str(value) for name, value in told.items()}
 
 
 def _outcome(run: recorded.Run) -> dict[str, Any]:
-    """How a run went: its curve for each part of the answers, and the result if it has one."""
+    """Returns the curve of a run for each part of the answers, and the result if it has one."""
     scores = [line["validation"] for line in run["curve"]]
     parts = dict.fromkeys(part for score in scores for part in score.get("slices", {}))
     told = {
         "status": "unfinished",
         "steps": [int(line["step"]) for line in run["curve"]],
-        "parts": {ALL: [_accuracy(score["accuracy"]) for score in scores]}
-                 | {part: [_accuracy(score["slices"].get(part)) for score in scores] for part in parts},
+        "parts": {ALL: [_accuracy(score["accuracy"]) for score in scores], **{
+            part: [_accuracy(score["slices"].get(part)) for score in scores] for part in parts}},
     }
     if result := run["result"]:
         floors: dict[str, dict[str, float]] = {}
@@ -125,9 +134,11 @@ def _accuracy(value: float | None) -> float | None:
 
 
 def _tell_apart(runs: list[dict[str, Any]]) -> None:
-    """Leaves each run, beside its columns, the settings in which it differs from another run of its task.
+    """Keeps of each run's settings the columns and, as `also`, those in which it differs from
+    another run of its task.
 
-    `words` says the columns as a legend does, which need not say what the name of a body says by itself.
+    Adds `words`: the columns as a legend writes them, without what the name of a body says by
+    itself.
     """
     values: dict[tuple[Any, str], set[Any]] = {}
     for run in runs:
@@ -138,9 +149,10 @@ def _tell_apart(runs: list[dict[str, Any]]) -> None:
         run |= {name: settings.get(name) for name in COLUMNS}
         run["also"] = {name: value for name, value in settings.items()
                        if name not in COLUMNS and len(values[settings.get("task"), name]) > 1}
-        run["words"] = {name: recorded.word(name, settings[name]) for name in COLUMNS if name in settings}
+        run["words"] = {name: recorded.word(name, settings[name])
+                        for name in COLUMNS if name in settings}
 
 
 def _readable(name: str) -> str:
-    """A file's name as text; bytes that are none are shown as such."""
+    """Turns a file's name into text; bytes that are no text become marks."""
     return os.fsencode(name).decode(errors="replace")

@@ -1,4 +1,5 @@
-"""Gathers what is known of each head, from what `scripts.attention` left in a run's folder and from measures made on the spot."""
+"""Gathers what is known of each head, from the file that `scripts.attention` wrote to a run's
+folder and from measures made on the spot."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ Table = list[list[float]]  # [L][H]
 
 @dataclass(frozen=True)
 class Moment:
-    """A model that a page shows: the run at some step, or another one beside it."""
+    """Describes a model that a page shows: the run at some step, or another run beside it."""
 
     label: str
     short: str
@@ -28,36 +29,47 @@ class Moment:
     model: LoadedRun
 
 
-def quantities(task: Task, masks: Sequence[str], moments: Sequence[Moment], measures: Sequence[attention.Measures],
+def quantities(task: Task, masks: Sequence[str], moments: Sequence[Moment],
+               measures: Sequence[attention.Measures],
                found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    """Everything that is known of each head, by name: a table [L][H] for each moment, by its number, and for other steps.
+    """Lists everything that is known of each head: a table [L][H] for each moment, by its number,
+    and for other steps.
 
-    masks: names of the task's `answer_tokens`.  found: for each run, what `recorded.looked_into` gives.
+    masks: names of the task's `answer_tokens`.  found: for each run, what `recorded.looked_into`
+    gives.
     """
     return _measured(task, masks, moments, measures, found) + _lost(moments, found)
 
 
 def _measured(task: Task, masks: Sequence[str], moments, measures, found) -> list[dict[str, Any]]:
+    """Lists what the maps show: the mass on each mask, and the measures that all tasks have."""
     units = attention.units(task)
-    known = [{line["step"]: line["values"] for line in one["measures"]} if one else {} for one in found]
-    values = [known[moment.of].get(moment.step, measure.values) for moment, measure in zip(moments, measures)]
+    known = [{line["step"]: line["values"] for line in (one or {"measures": ()})["measures"]}
+             for one in found]
+    values = [known[moment.of].get(moment.step, measure.values)
+              for moment, measure in zip(moments, measures)]
     uniform = found[0]["uniform"] if found[0] else measures[0].uniform
-    quantities = []
+    own, quantities = {moment.step for moment in moments if moment.of == 0}, []
     for name in (*masks, *units):
         for which in sorted(uniform[name], reverse=True):
-            own = {moment.step for moment in moments if moment.of == 0}
+            all_tokens = which == attention.ALL
             quantities.append({
-                "name": (name if name in units else f"mass on {name}") + (", at all tokens" if which == attention.ALL else ""),
-                "unit": units.get(name, "share"), "all": which == attention.ALL,
+                "name": (name if name in units else f"mass on {name}")
+                        + ", at all tokens" * all_tokens,
+                "unit": units.get(name, "share"), "all": all_tokens,
                 "n": found[0]["n"] if found[0] else measures[0].n, "uniform": uniform[name][which],
-                "tables": {number: _table(one[name][which]) for number, one in enumerate(values)}, "errors": {},
-                "steps": [[step, _table(one[name][which])] for step, one in known[0].items() if step not in own],
+                "tables": {number: _table(one[name][which]) for number, one in enumerate(values)},
+                "errors": {},
+                "steps": [[step, _table(one[name][which])] for step, one in known[0].items()
+                          if step not in own],
             })
     return quantities
 
 
-def _lost(moments: Sequence[Moment], found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    """What is lost without each head, of the runs of which it is known: accuracy, whole and by slices, and loss in nats."""
+def _lost(moments: Sequence[Moment],
+          found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Lists what runs lose without each head, where it was measured: accuracy, whole and by slices,
+    and loss in nats."""
     known = {number: found[moment.of]["ablation"] for number, moment in enumerate(moments)
              if moment.trained and found[moment.of] and found[moment.of].get("ablation")}
     if not known:
@@ -65,25 +77,31 @@ def _lost(moments: Sequence[Moment], found: Sequence[dict[str, Any] | None]) -> 
     parts = list(next(iter(known.values()))["zero"]["slices"])
     quantities = []
     for by, words in (("zero", "zeros"), ("mean", "its mean")):
-        kinds = [("accuracy lost", "accuracy", lambda one: one["lost"]), ("loss gained", "nats gained", lambda one: one["nats"])]
-        kinds += [(f"accuracy lost on {part} answers", "accuracy", lambda one, part=part: one["slices"][part]) for part in parts]
+        kinds = [("accuracy lost", "accuracy", lambda one: one["lost"]),
+                 ("loss gained", "nats gained", lambda one: one["nats"])]
+        kinds += [(f"accuracy lost on {part} answers", "accuracy",
+                   lambda one, part=part: one["slices"][part]) for part in parts]
         for name, unit, table in kinds:
             quantities.append({
-                "name": f"{name} with {words} in its place", "unit": unit, "all": False, "n": None, "uniform": None, "steps": [],
+                "name": f"{name} with {words} in its place", "unit": unit, "all": False, "n": None,
+                "uniform": None, "steps": [],
                 "tables": {number: table(one[by]) for number, one in known.items()},
-                "errors": {number: one[by]["error"] for number, one in known.items()} if name == "accuracy lost" else {},
+                "errors": {number: one[by]["error"] for number, one in known.items()
+                           if name == "accuracy lost"},
             })
     return quantities
 
 
 def _table(values) -> Table:
-    """A table with as many digits as mean anything."""
+    """Rounds a table to significant digits."""
     return [[float(f"{value:.{DIGITS}g}") for value in row] for row in values]
 
 
-def ranked(masks: Sequence[str], measured: attention.Measures, found: dict[str, Any] | None) -> list[tuple[int, int]]:
-    """All heads of a run, those first that it needs most; where that is not known, those with most mass on the answer, and
-    for a task that does not say where the answer lies, those that spread their weights least."""
+def ranked(masks: Sequence[str], measured: attention.Measures,
+           found: dict[str, Any] | None) -> list[tuple[int, int]]:
+    """Ranks the heads of a run by the accuracy lost without them; where that was not measured, by
+    their mass on the answer; and for a task that does not say where the answer lies, by how little
+    they spread their weights."""
     if found and found.get("ablation"):
         table = np.array(found["ablation"]["zero"]["lost"])
     elif masks:
@@ -95,8 +113,9 @@ def ranked(masks: Sequence[str], measured: attention.Measures, found: dict[str, 
 
 
 def correlations(found: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """How mass on the answer goes with what is lost without the head, over the heads of a run: a line for each kind of loss."""
+    """Lists the correlations, over the heads of a run, of mass on the answer with each kind of loss
+    without the head."""
     kinds = {"lost": "accuracy", "nats": "loss in nats"}
     return [{"lost": kinds[kind], "by": "zeros" if by == "zero" else "its mean", **one}
-            for by, ranks in ((found or {}).get("correlation") or {}).items() for kind, one in ranks.items()
-            if one["rho"] is not None]
+            for by, ranks in ((found or {}).get("correlation") or {}).items()
+            for kind, one in ranks.items() if one["rho"] is not None]

@@ -5,7 +5,8 @@
     task TASK    all weights, on a task
     self TASK    the next token of a task's own inputs
 
-It is the training of `scripts.train` with other defaults; the body is then written as a GPT-2 checkpoint.
+This is the training of `scripts.train` with other defaults; the body is then written as a GPT-2
+checkpoint.
 """
 
 from __future__ import annotations
@@ -13,43 +14,41 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 import tasks
 from fpt.errors import UserError, nearest
 from fpt.files import data_folder, whole_folder, write_whole
-from fpt.task import Task
 from scripts import options as training
 from scripts.command import run
 from tasks.text import END
 
-TaskType = TypeVar("TaskType", bound=Task)
 KINDS = ("language", "copy", "task", "self")
 STORED = ("float32", "float16")
-# Of a body that is trained on a task: not one that people train with, since no run may freeze a body under the seed that it
-# grew under (see `fpt.run.train`).
+# The seed of a body that is trained on a task.  People seldom train with it, and no run may freeze
+# a body under the seed that the body was trained under (see `fpt.run.train`).
 SEED = 1_000_000
-PROVENANCE = "pretraining.json"  # the run that a checkpoint comes from: configuration, curve and result
+PROVENANCE = "pretraining.json"  # holds the configuration, curve and result of a checkpoint's run
 
 
 @dataclass(frozen=True)
-class Options(training.Options[TaskType]):
-    """Trains all weights of a body, and writes it as a checkpoint that --body takes."""
+class Options(training.Options):
+    """Holds the options of pretraining."""
 
     to: Path | None = None
-    """Folder of the checkpoint; None: bodies/ and the kind's name."""
+    """Names the folder of the checkpoint; None means the kind's name, in bodies/."""
     stored: str = "float32"
-    """Numbers of the checkpoint: float32, or float16 for half the size."""
+    """Names the number format of the checkpoint: float32, or float16 for half the size."""
     sample: int = 0
-    """Tokens of text that the trained language model is to write."""
+    """Prints a text of this many tokens that the trained language model writes."""
 
 
 def main(arguments: list[str]) -> None:
     training.keep_compiled()
     if not arguments or arguments[0].startswith("-"):
-        print(__doc__.strip() + "\n\n`python -m scripts.pretrain language --help` lists the options.")
+        print(__doc__.strip(), "`python -m scripts.pretrain language --help` lists the options.",
+              sep="\n\n")
         raise SystemExit(0 if {"-h", "--help"} & set(arguments) else 2)
     kind, rest = arguments[0], arguments[1:]
     if kind not in KINDS:
@@ -57,18 +56,19 @@ def main(arguments: list[str]) -> None:
     name, settings = kind, {}
     if kind in ("task", "self"):
         if not rest or rest[0].startswith("-"):
-            raise UserError(f"python -m scripts.pretrain {kind} TASK: which task? one of {', '.join(tasks.TASKS)}")
+            raise UserError(f"python -m scripts.pretrain {kind} TASK: which task? one of "
+                            f"{', '.join(tasks.TASKS)}")
         if rest[0] not in tasks.TASKS:
             raise nearest(rest[0], tasks.TASKS, "task")
-        kind, rest, settings = f"{kind}-{rest[0]}", rest[1:], {"train": "all", "load": "none", "seed": (SEED,)}
-        name = kind if kind.startswith("self-") else kind.removeprefix("task-")
-    task_class = tasks.find(name)
+        kind, rest = f"{kind}-{rest[0]}", rest[1:]
+        settings = {"train": "all", "load": "none", "seed": SEED}
+        name = kind.removeprefix("task-")
+    words = " ".join(arguments[: len(arguments) - len(rest)])
     configs, options = training.configurations(
-        task_class, None, rest, f"python -m scripts.pretrain {' '.join(arguments[: len(arguments) - len(rest)])}",
-        Options, **settings)
+        tasks.find(name), None, rest, f"python -m scripts.pretrain {words}", Options, **settings)
     if len(configs) > 1:
-        raise UserError("pretraining makes one body: one --lr and one --seed; compare rates with scripts.train "
-                        f"{name} first")
+        raise UserError("pretraining makes one body: one --lr and one --seed; compare rates with "
+                        f"scripts.train {name} first")
     if options.stored not in STORED:
         raise nearest(options.stored, STORED, "--stored")
     if options.sample and kind != "language":
@@ -77,14 +77,17 @@ def main(arguments: list[str]) -> None:
     from fpt.load import load_run
     from fpt.parameters import resolve
 
-    folder, trained = options.to or Path("bodies") / kind, options.out / resolve(configs[0])[0].name
+    folder = options.to or Path("bodies") / kind
+    trained = options.out / resolve(configs[0])[0].name
     origin = {"run": trained.name, "stored": options.stored}
-    written = (folder / PROVENANCE).is_file() and origin.items() <= records.read_json(folder / PROVENANCE).items()
+    written = ((folder / PROVENANCE).is_file()
+               and origin.items() <= records.read_json(folder / PROVENANCE).items())
     if not written and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something else already; name another folder with --to")
     above = next(path for path in folder.absolute().parents if os.path.exists(path))
     if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise UserError(f"cannot write {folder}: {above} is not a folder that can be written to; name another with --to")
+        raise UserError(f"cannot write {folder}: {above} is not a folder that can be written to; "
+                        "name another with --to")
     training.train_all(configs, options)
     loaded = load_run(trained)
     if kind == "language" and (options.sample or not written):
@@ -94,7 +97,8 @@ def main(arguments: list[str]) -> None:
         with whole_folder(folder) as part:
             loaded.export(part, whole=False, dtype=np.dtype(options.stored))
             if kind == "language":
-                write_whole(part / "tokenizer.json", loaded.task.text.vocabulary_file.read_bytes())
+                tokenizer = loaded.task.text.vocabulary_file.read_bytes()
+                write_whole(part / "tokenizer.json", tokenizer)
             records.write_json(part / PROVENANCE, records.summary(trained) | origin)
     print(f"{folder}: the body, for --body {folder}")
     if options.sample:
@@ -102,7 +106,8 @@ def main(arguments: list[str]) -> None:
 
 
 def write(loaded, tokens: int, temperature: float = 0.8) -> str:
-    """So many tokens that a language model draws one after another, from the beginning of a document."""
+    """Draws this many tokens from a language model, one after another, from the beginning of a
+    document, and returns their text."""
     text, context = loaded.task.text, loaded.task.context
     drawn, noise = [text.tokenizer.token_to_id(END)], np.random.default_rng(0)
     for _ in range(tokens):

@@ -1,4 +1,4 @@
-"""What a study's runs come to, as tables: `python -m scripts.table --study births`."""
+"""Prints the results of a study's runs as tables: `python -m scripts.table --study births`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from statistics import fmean, median, stdev
 
 from fpt.files import write_whole
 from scripts import recorded
-from scripts.command import parsed, run
+from scripts.arguments import parsed
+from scripts.command import run
 from scripts.recorded import Run
 
 SHARE = 0.9  # of the way from the best floor to the best run
@@ -16,14 +17,15 @@ SHARE = 0.9  # of the way from the best floor to the best run
 
 @dataclass(frozen=True)
 class Options:
-    """Prints a table for each task of a study: every condition at the rate that validation chooses on its first seed."""
+    """Prints a table for each task of a study: every condition at the rate that validation chooses
+    on its first seed."""
 
     study: str
-    """A study in results/records."""
+    """Names a study in results/records."""
     task: str | None = None
-    """One task of it."""
+    """Names one task of the study; None means all."""
     to: Path | None = None
-    """A file to write instead, in markdown."""
+    """Names a markdown file that the tables are written to; None prints them."""
 
 
 def main(arguments: list[str]) -> None:
@@ -38,40 +40,55 @@ def main(arguments: list[str]) -> None:
 
 
 def tables(runs: list[Run]) -> str:
-    """The tables of all their tasks, in markdown."""
-    return "\n\n".join(table(recorded.of_task(runs, name)) for name in sorted({run["config"]["task"] for run in runs})) + "\n"
+    """Makes a table of each task, in markdown."""
+    names = sorted({run["config"]["task"] for run in runs})
+    return "\n\n".join(table(recorded.of_task(runs, name)) for name in names) + "\n"
 
 
 def table(runs: list[Run]) -> str:
-    """A task's table: means over seeds, with the sample standard deviation where there are several."""
+    """Makes the table of a task: means over seeds, with the sample standard deviation where there
+    are several."""
     chosen = recorded.chosen(runs)
     name, floor = recorded.best_floor(runs[0])
     best = max(map(recorded.validation, runs))
     target = floor + SHARE * (best - floor)
     parts = sorted(set.union(*(set(run["result"]["test"]["slices"]) for run in runs)))
-    reached = (f"Steps to {target:.3f} on validation, nine tenths of the way from that floor to the best run ({best:.3f}): the "
-               "median of the seeds that get there." if best > floor else f"No run passes that floor (the best: {best:.3f}).")
+    reached = f"No run passes that floor (the best: {best:.3f})."
+    if best > floor:
+        reached = (f"Steps to {target:.3f} on validation, nine tenths of the way from that floor "
+                   f"to the best run ({best:.3f}): the median of the seeds that get there.")
     rows = [["condition", "rate", "seeds", "test", "sd", "steps", *parts]]
     for label, alike in chosen.items():
         test = [run["result"]["test"]["accuracy"] for run in alike]
-        passed = [step for run in alike if best > floor and (step := steps_to(run, target)) is not None]
-        steps = f"{median(passed):,.0f}" + f" ({len(passed)} of {len(alike)})" * (len(passed) < len(alike)) if passed else "-"
+        passed = [step for run in alike
+                  if best > floor and (step := steps_to(run, target)) is not None]
+        steps = f"{median(passed):,.0f}" if passed else "-"
+        if 0 < len(passed) < len(alike):
+            steps += f" ({len(passed)} of {len(alike)})"
         rows.append([label, f"{alike[0]['config']['lr']:g}", str(len(alike)), f"{fmean(test):.3f}",
                      f"{stdev(test):.3f}" if len(test) > 1 else "-", steps,
-                     *(f"{fmean(run['result']['test']['slices'][part] for run in alike):.3f}" for part in parts)])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    lines.insert(1, "-|-".join("-" * width for width in widths))
+                     *(f"{fmean(run['result']['test']['slices'][part] for run in alike):.3f}"
+                       for part in parts)])
     config, count = runs[0]["config"], len(runs)
     sizes = ", ".join(f"{key} {value}" for key, value in config["sizes"].items())
-    return (f"### {config['task']}\n\n{sizes}; {config['steps']:,} steps of {config['batch']}; {count} run{'s' * (count > 1)} in "
-            f"all.\nBest floor on test: {floor:.3f} ({name}). {reached} Means and sd are over task "
-            "seeds, which also draw what is not loaded.\n\n" + "\n".join(f"| {line} |" for line in lines))
+    return (f"### {config['task']}\n\n{sizes}; {config['steps']:,} steps of {config['batch']}; "
+            f"{count} run{'s' * (count > 1)} in all.\nBest floor on test: {floor:.3f} ({name}). "
+            f"{reached} Means and sd are over task seeds, which also draw what is not loaded.\n\n"
+            f"{markdown(rows)}")
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Writes rows as a markdown table, the first of them as its head."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
+    lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
+    return "\n".join(lines)
 
 
 def steps_to(run: Run, accuracy: float) -> int | None:
-    """The first evaluation at which a run has this accuracy on validation."""
-    return next((line["step"] for line in run["curve"] if (line["validation"]["accuracy"] or 0) >= accuracy), None)
+    """Finds the first evaluation at which a run has this accuracy on validation."""
+    return next((line["step"] for line in run["curve"]
+                 if (line["validation"]["accuracy"] or 0) >= accuracy), None)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The commands as a user meets them: help, mistakes, and what each prints and writes."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -9,8 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tasks
 from fpt import Config, checkpoint
-from fpt.config import ABSENT
+from fpt.config import ABSENT, grid
+from scripts.options import configurations
+from scripts.train import Options
+from tasks.bits import BitXor
+from tasks.listops import ListOps
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["train", "pretrain", "evaluate", "data", "figure", "page", "table", "collect", "benchmark"]
@@ -179,26 +185,100 @@ def test_what_is_not_finished_is_not_collected(runs, command, tmp_path):
     assert code == 0 and f"{left} is not finished, and left out" in out and "one.jsonl: 1 run" in out
 
 
-def test_an_option_may_be_written_with_an_equals_sign_or_without():
-    from scripts.command import option
-
-    for arguments in (["mnist", "--preset", "paper", "--lr", "1"], ["mnist", "--lr=1", "--preset=paper"]):
-        assert option(arguments, "--preset") == "paper"
-    assert option(["mnist", "--presets=paper", "--preset"], "--preset") is None
+def configured(name, *arguments):
+    """Reads the configurations and the options that a command line of training states."""
+    return configurations(tasks.find(name), None, arguments, "train", Options)
 
 
-def test_a_preset_brings_its_sizes():
-    from scripts.command import preset_of
-    from tasks.listops import ListOps
+@pytest.mark.parametrize("name", [*tasks.TASKS, *tasks.BIRTHS, "self-bit-xor", "self-listops"])
+def test_a_task_and_a_preset_are_the_same_configuration_for_the_command_and_in_python(name):
+    task = tasks.find(name)
+    for preset in task.presets:
+        configs, options = configured(name, "--preset", preset)
+        assert configs == [Config.preset(task(), preset)] and options.preset == preset
+    assert configured(name)[0] == [Config.preset(task())]
 
-    name, preset, task = preset_of(ListOps, ["--preset=paper"])
-    assert name == "paper" and preset.body == "gpt2" and task == ListOps(shortest=501, longest=1_024)
-    assert preset_of(ListOps, [])[::2] == ("laptop", ListOps())
+
+def test_a_size_that_is_stated_overrules_the_presets_for_the_command_and_in_python():
+    for size in (128, 600):  # the first is the task's own default
+        (config,), _ = configured("listops", "--preset", "paper", "--longest", str(size), "--shortest=3")
+        assert config == Config.preset(ListOps(), "paper", longest=size, shortest=3)
+        assert config.task == ListOps(longest=size, shortest=3)
+
+
+def test_an_option_may_be_written_with_an_equals_sign_an_underscore_or_without():
+    for words in (["--eval-every", "7"], ["--eval-every=7"], ["--eval_every", "7"], ["--eval_every=7"]):
+        (config,), _ = configured("bit-xor", *words, "--data_dir=a_b")
+        assert config.eval_every == 7
+    for words in (["--lr", "1", "--preset", "paper"], ["--preset=paper", "--lr=1"]):
+        assert configured("mnist", *words)[0][0].body == "gpt2"
+
+
+def test_the_last_of_repeated_options_counts():
+    configs, options = configured("bit-xor", "--lr", "1", "2", "--steps", "5", "--lr=3", "--out", "a", "--out", "b")
+    assert [config.lr for config in configs] == [3] and options.out == Path("b")
+
+
+def test_rates_and_seeds_are_a_grid_of_runs():
+    configs, _ = configured("bit-xor", "--lr", "1e-2", "1e-3", "--seed", "3", "1")
+    assert configs == grid(Config.preset(BitXor()), (1e-2, 1e-3), (3, 1))
+
+
+@pytest.mark.parametrize(("words", "value"), [("None", None), ("5", 5)])
+def test_none_is_a_value_where_the_field_can_have_it(words, value):
+    assert configured("mnist", "--eval-examples", words)[0][0].eval_examples == value
+
+
+OPTIONS = {  # of `train mnist`, and their defaults
+    "--patch": "4", "--side": "28", "--body": "gpt2-mini", "--lr": "0.01", "--steps": "2500", "--batch": "16",
+    "--eval-every": "500", "--eval-examples": "None", "--load": "None", "--birth": "weights", "--redraw": "body",
+    "--train": "fpt", "--seed": "0", "--body-seed": "None", "--dtype": "float32", "--dropout": "0.1",
+    "--embedding-dropout": "None", "--attention-dropout": "None", "--residual-dropout": "None", "--clip": "1.0",
+    "--optimizer": "adam", "--weight-decay": "0.0", "--warmup": "0", "--decay": "constant", "--accumulate": "1",
+    "--init": "original", "--preset": "laptop", "--data-dir": "None", "--keep": "0", "--log": "None", "--out": "runs",
+    "--task-file": "None",
+}
+
+
+def helps(command, *arguments):
+    """Reads the options, their helps and their defaults off a `--help`."""
+    text = " ".join(command(*arguments, "--help")[1].split()).partition("and exit")[2]
+    found = re.findall(r" (--[a-z-]+) [A-Z|a-z]+(?: \[[A-Z]+ ...\])? (.*?) \(default: (.*?)\)", text)
+    return {name: (help_, default) for name, help_, default in found}
+
+
+def test_the_options_of_training_and_their_defaults(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    assert {name: default for name, (_, default) in helps(command, "train", "mnist").items()} == OPTIONS
+    more = OPTIONS | {"--to": "None", "--stored": "float32", "--sample": "0", "--train": "all", "--load": "none",
+                      "--seed": "1000000"}
+    more.pop("--task-file")
+    found = helps(command, "pretrain", "task", "mnist")
+    assert {name: default for name, (_, default) in found.items()} == more
+
+
+def test_each_field_of_a_configuration_is_an_option_with_its_own_text_as_help(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    found = helps(command, "train", "mnist")
+    for field in dataclasses.fields(Config):
+        name = f"--{field.name.replace('_', '-')}"
+        if field.name in ("task", "geometry", "checkpoint"):
+            assert name not in found
+        else:
+            text = found[name][0]
+            assert re.match(r"[A-Z][a-z]+s ", text) and text.endswith("."), (name, text)
+
+
+@pytest.mark.parametrize("name", ["train", "data"])
+def test_a_task_of_ones_own_has_no_field_that_is_named_as_an_option(refused, tmp_path, name):
+    page = (ROOT / "tasks" / "own_task.md").read_text()
+    text = re.search(r"```python\n(.*?)```", page, re.S)[1].replace("    pairs: int", "    preset: int = 1\n    pairs: int")
+    (tmp_path / "own.py").write_text(text)
+    refused("preset cannot be a field of the task", name, "--task-file", tmp_path / "own.py")
 
 
 def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
     from scripts import command
-    from tasks.bits import BitXor
 
     monkeypatch.setattr(command, "RECORDS", tmp_path)
     assert command.expected(BitXor) is None

@@ -41,8 +41,8 @@ VALUES = {
     "--accumulate": {"0": "--accumulate must be", "-2": "--accumulate must be", "3": "does not divide"},
     "--seed": {"4294967296": "--seed must be between", "0.5": "0.5", "0,1": "0,1", "0..3": "0..3", "": "--seed"},
     "--body-seed": {"-1": "--body-seed must be", "4294967296": "--body-seed must be", "x": "x"},
-    "--lr": {"0": "positive", "inf": "positive", "1e400": "positive", "1e-400": "positive", "-inf": "positive", "1,5": "1,5",
-             "": "--lr", "None": "None"},
+    "--lr": {"0": "positive", "inf": "positive", "1e400": "positive", "1e-400": "positive", "-inf": "--lr: expected",
+             "1,5": "1,5", "": "--lr", "None": "None"},
     "--clip": {"0": "--clip must be", "-1": "--clip must be", "nan": "--clip must be", "inf": "--clip must be"},
     "--weight-decay": {"nan": "--weight-decay", "inf": "--weight-decay", "1e400": "--weight-decay"},
     "--dropout": {"-0.1": "--dropout must be", "nan": "--dropout must be", "1e400": "--dropout must be", "half": "half"},
@@ -88,11 +88,11 @@ COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {
     ("--lr is empty", "train", "bit-xor", "--lr", "1e-3", ""),
     ("--task-file is empty", "train", "--task-file", ""),
     ("--export is empty", "evaluate", "{run}", "--export", ""),
-    ("--lr needs at least one value", "train", "bit-xor", "--lr"),
+    ("--lr: expected at least one argument", "train", "bit-xor", "--lr"),
     ("known: --strings, --bits", "train", "bit-xor", "--zzzzz"),
     ("known: --split, --examples", "evaluate", "{run}", "--zzzzz"),
-    ("--tasks needs at least one value", "benchmark", "--tasks"),
-    ("--dtype needs at least one value", "benchmark", "--dtype"),
+    ("--tasks: expected at least one argument", "benchmark", "--tasks"),
+    ("--dtype: expected at least one argument", "benchmark", "--dtype"),
     ("unknown task 'BIT-XOR'", "data", "BIT-XOR"),
     ("did you mean 'bit-xor'?", "train", "bit_xor"),
     ("unknown task", "train", "self-x"),
@@ -463,8 +463,7 @@ def test_an_output_that_is_full_is_one_line(buffered):
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_the_line_is_the_same_where_the_terminal_has_no_unicode(encoding):
     code, err = _in_a_process("scripts.train", "bit-xor", "--lr", "x", env={"PYTHONIOENCODING": encoding})
-    assert (code, err) == (2, "error: Error parsing --lr: Could not find valid parse for arguments: ['x']; see python -m "
-                              "scripts.train bit-xor --help\n")
+    assert (code, err) == (2, "error: --lr: takes FLOAT, not 'x'; see python -m scripts.train bit-xor --help\n")
 
 
 def test_an_example_is_shown_where_the_terminal_has_no_unicode():

@@ -1,9 +1,11 @@
 """The page of a run: what it holds is what the model computes, it is as small as it promises, and nothing in it is markup."""
 
+import base64
 import html
 import json
 import re
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from fpt import Config, attention, load_run, train
 from scripts import page_run
 from scripts.options import Options, configurations
 from scripts.page_examples import some
-from scripts.page_maps import SIDE, View, cells, pack, plan, pooled, unpack
+from scripts.page_maps import SIDE, View, cells, pack, plan, pooled
 from tasks.bits import BitMemory, BitXor
 
 XOR = BitXor(bits=3)
@@ -39,6 +41,16 @@ def content_of(page):
 def unpacked(page, stored):
     blob = re.search(rf'<script type="application/octet-stream" id="blob-{stored["blob"]}">(.*?)</script>', page)[1]
     return unpack(blob, stored)
+
+
+def unpack(blob, stored):
+    """Reads packed weights as a page does: float64 [maps, cells]."""
+    bits, maps, rows, first = (stored[name] for name in ("bits", "maps", "rows", "first"))
+    content = zlib.decompress(base64.b64decode(blob))
+    scales = np.frombuffer(content, "<f4", maps * rows).reshape(maps, rows).astype(np.float64)
+    planes = np.frombuffer(content, np.uint8, offset=4 * maps * rows).astype(np.float64).reshape(bits // 8, maps, -1)
+    numbers = planes[0] * 256 + planes[1] if bits == 16 else planes[0]
+    return numbers / (2**bits - 1) * np.repeat(scales, np.arange(first, first + rows), axis=1)
 
 
 def causal(maps):
