@@ -1,4 +1,4 @@
-"""A run's configuration: what it is, and so what it is called."""
+"""Describes a run: everything that makes it what it is, and so its name."""
 
 from __future__ import annotations
 
@@ -23,14 +23,20 @@ DTYPES = ("float32", "bfloat16")
 INITS = ("original", "depth-scaled")
 OPTIMIZERS = ("adam", "muon")
 DECAYS = ("constant", "cosine")
-# What runs did before a setting existed: read where a configuration does not state it.  Not today's defaults, which may change.
-ABSENT = {"birth": "weights", "redraw": "body", "optimizer": "adam", "weight_decay": 0.0, "warmup": 0, "decay": "constant",
-          "accumulate": 1}
-# Annotation of a field -> what makes a value of it, and what such a value is called.  numpy's numbers are taken, texts are not.
+# Says what runs did before a setting existed, for configurations that do not state it: not today's
+# defaults, which may change.
+ABSENT = {"birth": "weights", "redraw": "body", "optimizer": "adam", "weight_decay": 0.0,
+          "warmup": 0, "decay": "constant", "accumulate": 1}
+# Annotation of a field -> what converts a value to it, and the name of such a value in an error.
 TYPES = {"int": (lambda value: int(operator.index(value)), "a whole number"),
          "float": (operator.methodcaller("__float__"), "a number"), "str": (os.fspath, "a text")}
 SMALLEST, LARGEST = 1.2e-38, 3.4e38  # the positive numbers of float32
-MOST = 2**31 - 1  # steps, examples: what a device counts in
+MOST = 2**31 - 1  # steps and examples: devices count them in int32
+# Fields with a least value, and fields that take one of several words.
+LEAST = {"steps": 1, "batch": 1, "eval_every": 1, "eval_examples": 1, "accumulate": 1, "warmup": 0}
+WORDS = {"dtype": DTYPES, "init": INITS, "optimizer": OPTIMIZERS, "decay": DECAYS,
+         "birth": tuple(BIRTHS)}
+PRETRAINING = "pretraining"  # the stream of bodies that grow around input and output layers
 # Settings that a record states only where they differ from these: older runs keep their names.
 NEWER = {"layers": None, "width": None, "rates": (), "start": None, "begins": None, "stream": None,
          "body_file": None}
@@ -51,8 +57,9 @@ class Config:
     task: Task
     """Holds the task, with its sizes."""
     body: str
-    """Names the body: a geometry (gpt2-mini, gpt2, gpt2-medium, gpt2-large, gpt2-xl), the folder of
-    a checkpoint, or a model on the Hugging Face hub."""
+    """Names the body: gpt2-mini, gpt2, gpt2-medium, gpt2-large, gpt2-xl, lstm, lstm-residual,
+    lstm-mini (each also as -repaired), none, the folder of a GPT-2 checkpoint, or a model on the
+    Hugging Face hub."""
     steps: int
     """Sets the number of training steps."""
     batch: int
@@ -66,8 +73,8 @@ class Config:
     means 2,000 of validation and all of test."""
     load: str | None = None
     """Names the roles of the body that begin as --birth says; the body's other parameters are drawn
-    at random. None means `body`, all of them, or `attention` if --birth is mimetic; `none` makes a
-    random body."""
+    at random. `none` makes a random body. Without the option the whole body is loaded; of a body
+    that has no checkpoints, nothing; and with a mimetic --birth, the attention that it computes."""
     train: str = "fpt"
     """Names the roles that are trained: fpt (input, output, positions and norms), output, all, or a
     sum such as input+output+norm+attention@0-5, where 0-5 are layers."""
@@ -141,9 +148,10 @@ class Config:
     """Names a stream of randomness of the run's own, so that it repeats no draws of another stage."""
 
     def __post_init__(self):
-        """Gives each number the type that its field states.  Raises UserError for a value that no run can have."""
+        """Gives each number its field's type.  Raises UserError for a value that no run can have."""
         if not isinstance(self.task, Task):
-            raise UserError(f"task must be a task such as tasks.find('bit-xor')(), not {self.task!r}")
+            raise UserError("task must be a task such as tasks.find('bit-xor')(), not "
+                            f"{self.task!r}")
         for field in dataclasses.fields(self):
             kind, _, optional = field.type.partition(" | ")
             value = getattr(self, field.name)
@@ -153,31 +161,34 @@ class Config:
                         raise TypeError
                     object.__setattr__(self, field.name, TYPES[kind][0](value))
                 except (TypeError, ValueError, AttributeError):
-                    raise UserError(f"--{field.name.replace('_', '-')} must be {TYPES[kind][1]}, not {value!r}") from None
-        for name, least in (("steps", 1), ("batch", 1), ("eval_every", 1), ("eval_examples", 1), ("accumulate", 1),
-                            ("warmup", 0)):
+                    raise UserError(f"{_option(field.name)} must be {TYPES[kind][1]}, not "
+                                    f"{value!r}") from None
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= MOST:
-                raise UserError(f"--{name.replace('_', '-')} must be at least {least} and at most {MOST}, not {value}")
+                raise UserError(f"{_option(name)} must be at least {least} and at most {MOST}, not "
+                                f"{value}")
         for name in ("seed", "body_seed"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**32:
-                raise UserError(f"--{name.replace('_', '-')} must be between 0 and 2**32 - 1, not {value}")
+                raise UserError(f"{_option(name)} must be between 0 and 2**32 - 1, not {value}")
         for name in ("dropout", "embedding_dropout", "attention_dropout", "residual_dropout"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1 - 1e-9:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {value}")
+                raise UserError(f"{_option(name)} must be at least 0 and below 1, not {value}")
         for name in ("lr", "clip"):
             if not SMALLEST <= getattr(self, name) <= LARGEST:
-                raise UserError(f"--{name} must be a positive number that float32 has, not {getattr(self, name)}")
+                raise UserError(f"--{name} must be a positive number that float32 has, not "
+                                f"{getattr(self, name)}")
         if not 0 <= self.weight_decay <= LARGEST:
-            raise UserError(f"--weight-decay must not be negative, nor infinite: {self.weight_decay}")
+            raise UserError("--weight-decay must not be negative, nor infinite: "
+                            f"{self.weight_decay}")
         if self.warmup >= self.steps:
-            raise UserError(f"--warmup {self.warmup} must be below --steps {self.steps}, or the rate never reaches --lr")
+            raise UserError(f"--warmup {self.warmup} must be below --steps {self.steps}, or the "
+                            "rate never reaches --lr")
         if self.batch % self.accumulate:
             raise UserError(f"--accumulate {self.accumulate} does not divide --batch {self.batch}")
-        for name, known in (("dtype", DTYPES), ("init", INITS), ("optimizer", OPTIMIZERS), ("decay", DECAYS),
-                            ("birth", BIRTHS)):
+        for name, known in WORDS.items():
             if getattr(self, name) not in known:
                 raise nearest(getattr(self, name), known, name)
         if not roles.parse(self.train).terms:
@@ -211,28 +222,35 @@ class Config:
         return cls(dataclasses.replace(task, **sizes), **stated | changed | settings)
 
     def record(self) -> dict[str, Any]:
-        """The configuration as JSON: `records.configuration` gives it back."""
+        """Describes the configuration as JSON; `records.configuration` reads it back."""
         stated = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        stated = {name: value for name, value in stated.items() if name not in NEWER or value != NEWER[name]}
+        stated = {name: value for name, value in stated.items()
+                  if name not in NEWER or value != NEWER[name]}
         geometry = self.geometry and bodies.stated(self.geometry)
-        return stated | {"task": self.task.name, "sizes": self.task.settings(), "geometry": geometry}
+        return stated | {"task": self.task.name, "sizes": self.task.settings(),
+                         "geometry": geometry}
 
     @property
     def digest(self) -> str:
-        """A hash of all that makes the run what it is: see `digest_of`."""
-        return digest_of(self.record(), {name: sha256(Path(getattr(self, name)))
-                                         for name in FILES if getattr(self, name)})
+        """Hashes all that makes the run what it is: see `digest_of`."""
+        files = {name: sha256(Path(getattr(self, name))) for name in FILES if getattr(self, name)}
+        return digest_of(self.record(), files)
 
     @property
     def name(self) -> str:
-        """The name of the run's folder."""
+        """Names the run's folder."""
         body = Path(self.body).name if self.body else "none"
         return f"{self.task.name}-{body}-{self.train}-lr{self.lr:g}-seed{self.seed}-{self.digest}"
 
     def stackable(self) -> Config:
-        """What runs of one stack have in common: all but rate and seed."""
-        shared = {"body_seed": None} if self.begins else {}
-        return dataclasses.replace(self, lr=1.0, seed=0, rates=(), start=None, begins=None, **shared)
+        """Gives what runs of one stack share: all but their rates, their seed and their start."""
+        seed = None if self.begins else self.body_seed
+        return dataclasses.replace(self, lr=1.0, seed=0, rates=(), start=None, begins=None,
+                                   body_seed=seed)
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
 
 
 def digest_of(stated: dict[str, Any], files: Mapping[str, str]) -> str:
@@ -251,5 +269,6 @@ def digest_of(stated: dict[str, Any], files: Mapping[str, str]) -> str:
 
 
 def grid(config: Config, lrs: tuple[float, ...], seeds: tuple[int, ...]) -> list[Config]:
-    """One configuration for each rate and seed, seeds varying fastest."""
-    return [dataclasses.replace(config, lr=lr, seed=seed) for lr in dict.fromkeys(lrs) for seed in dict.fromkeys(seeds)]
+    """Makes a configuration for each learning rate and seed, seeds varying fastest."""
+    return [dataclasses.replace(config, lr=lr, seed=seed)
+            for lr in dict.fromkeys(lrs) for seed in dict.fromkeys(seeds)]

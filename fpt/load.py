@@ -18,7 +18,7 @@ from flax.traverse_util import unflatten_dict
 from fpt import arrays, bodies, machine, parameters, records, registry
 from fpt import checkpoint as checkpoints
 from fpt.checkpoint import Checkpoint
-from fpt.config import DTYPES, FILES, Config, digest_of
+from fpt.config import DTYPES, FILES, PRETRAINING, Config, digest_of
 from fpt.errors import UserError, nearest
 from fpt.files import sha256, whole_folder
 from fpt.gpt2 import GPT2
@@ -217,9 +217,12 @@ class LoadedRun:
             values = {name: value for name, value in values.items()
                       if self.table[name].role not in ("input", "output")}
         seeds = list(self.checkpoint.seeds) if self.checkpoint else []
-        grown = any(self.table[name].owner == "body" for name in self.trainable)
-        if grown and not tied and not self.config.stream:
-            seeds.append(self.config.seed)
+        trained = {*self.trainable} | ({*self._stored} if self.config.begins else set())
+        grown = any(self.table[name].owner == "body" for name in trained)
+        if grown and not tied and self.config.stream != PRETRAINING:
+            # A later stage has the first one's input layer, whose seed its body keeps.
+            first = self.config.body_seed if self.config.begins else self.config.seed
+            seeds.append(first)
         with whole_folder(folder) as part:
             checkpoints.write(part, geometry, values, dtype, seeds)
             checkpoints.seal(part)

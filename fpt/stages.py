@@ -41,10 +41,13 @@ def following(folder: Path | str, **changes: Any) -> Config:
     """
     folder = Path(folder)
     before = records.configuration(records.read_json(folder / records.CONFIG))
-    if fixed := sorted(changes.keys() & parameters.INITIAL):
-        raise UserError(f"--{fixed[0].replace('_', '-')} cannot differ from that of {folder}, which "
-                        "the run begins from")
-    stage = int(before.stream.removeprefix(STREAM)) if (before.stream or "").startswith(STREAM) else 0
+    if fixed := sorted(changes.keys() & (parameters.INITIAL | before.task.settings().keys())):
+        option = fixed[0].replace("_", "-")
+        raise UserError(f"--{option} cannot differ from that of {folder}, which the run begins from; "
+                        "leave it out")
+    stream, stage = before.stream or "", 0
+    if stream.startswith(STREAM):
+        stage = int(stream.removeprefix(STREAM))
     _, begins = records.ended(folder)
     body_seed = before.seed if before.body_seed is None else before.body_seed
     return dataclasses.replace(before, **{

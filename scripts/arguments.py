@@ -38,7 +38,7 @@ class Option(NamedTuple):
 
     @property
     def flag(self) -> str:
-        return self.name if self.positional else f"--{self.name.replace('_', '-')}"
+        return self.name if self.positional else f"--{self.name.strip('_').replace('_', '-')}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,10 +62,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def ahead(arguments: Sequence[str], program: str) -> argparse.Namespace:
-    """Reads `task_file` and `preset`, which decide what other options and defaults there are."""
+    """Reads the options that decide what other options and defaults there are."""
     parser = _Parser(program, add_help=False)
     parser.add_argument("--task-file", type=Path, default=None)
     parser.add_argument("--preset", default="laptop")
+    parser.add_argument("--from", type=Path, default=None, dest="from_")
     return parser.parse_known_args(arguments)[0]
 
 
@@ -134,7 +135,8 @@ def _argument(option: Option) -> dict[str, Any]:
     stated = {"type": value, "help": text.replace("%", "%%")}
     if option.positional:
         return stated | {"nargs": ("+" if required else "*") if several else None}
-    return stated | {"required": required, "metavar": metavar, "nargs": "+" if several else None}
+    return stated | {"required": required, "metavar": metavar, "dest": option.name,
+                     "nargs": "+" if several else None}
 
 
 def _parts(hint: Any) -> set[Any]:

@@ -166,7 +166,7 @@ def scored_split(task: Task, data: Mapping[str, Split], name: str) -> Split:
     """Returns the split of that name.  Raises UserError if it is not there or has no examples."""
     if name not in data:
         raise nearest(name, data, f"split of {task.name}")
-    if data[name].targets.shape[1:] != (task.answers,) or not len(data[name].targets):
+    if data[name].targets.shape[1:] != (task.interface.answers,) or not len(data[name].targets):
         raise UserError(f"the {name} split of {task.name} is what examples are cut from, and holds "
                         "none; --split test holds some")
     return data[name]

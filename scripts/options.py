@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from fpt import contract
 from fpt.config import FOUND, Config, grid
-from fpt.errors import nearest
+from fpt.errors import UserError, nearest
 from fpt.files import cache_folder
 from fpt.task import Task
 from scripts.arguments import ahead, options_of, read
@@ -38,6 +38,12 @@ class Options:
     """Writes the scalars of the training to the run's folder for a dashboard: `tensorboard`."""
     out: Path = Path("runs")
     """Names the folder in which each run makes its own folder."""
+    from_: Path | None = None
+    """Begins where the finished run in this folder ended, with its parameters and its settings; the
+    other options change what is trained, and how."""
+    stages: tuple[str, ...] = ()
+    """Trains in stages, one after another, each stated as roles and steps: output:500 fpt:2000
+    all:2000 unfreezes gradually. Takes the place of --train and --steps."""
 
 
 Chosen = TypeVar("Chosen", bound=Options)
@@ -51,22 +57,44 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     settings: defaults that differ from those of the task's preset.  Raises UserError for values
     that cannot be.
     """
-    usual = Config.preset(task_class(), ahead(arguments, program).preset, **settings)
+    early = ahead(arguments, program)
+    usual = (_begun(early.from_, task_class) if early.from_ else
+             Config.preset(task_class(), early.preset, **settings))
     offered = [option._replace(hint=tuple[option.hint, ...], default=(option.default,))
                if option.name in SEVERAL else option
                for option in options_of(Config, usual) if option.name not in ("task", *FOUND)]
     about = task_class.__doc__.splitlines()[0]
-    if usual == Config.preset(task_class()) and (known := expected(task_class)):
+    if not early.from_ and usual == Config.preset(task_class()) and (known := expected(task_class)):
         about += (f" With the defaults, accuracy on test is {known.accuracy:.3f} after "
                   f"{known.minutes:.1f} minutes on two cores; the best trivial predictor has "
                   f"{known.floor:.3f}.")
     chosen, stated = read(options, [*options_of(task_class, usual.task), *offered], arguments,
                           program, about)
     lrs, seeds = (stated.pop(name, (getattr(usual, name),)) for name in SEVERAL)
-    with contract.blamed(task_class, "its sizes"):
-        config = Config.preset(task_class(), chosen.preset, **settings | stated | {
-            "lr": lrs[0], "seed": seeds[0], "task_file": file and str(file.resolve())})
+    if chosen.stages and (both := sorted({"train", "steps"} & stated.keys())):
+        raise UserError(f"--stages states the roles and the steps of each stage; leave out "
+                        f"--{both[0]}")
+    stated |= {"lr": lrs[0], "seed": seeds[0]}
+    if chosen.from_:
+        from fpt.stages import following
+
+        config = following(chosen.from_, **stated)
+    else:
+        stated["task_file"] = file and str(file.resolve())
+        with contract.blamed(task_class, "its sizes"):
+            config = Config.preset(task_class(), chosen.preset, **settings | stated)
     return grid(config, lrs, seeds), chosen
+
+
+def _begun(folder: Path, task_class: type[Task]) -> Config:
+    """Makes the configuration that follows a finished run, which must be of the same task."""
+    from fpt.stages import following
+
+    config = following(folder)
+    if config.task.name != task_class.name:
+        raise UserError(f"{folder} is a run of {config.task.name}, and cannot go on with "
+                        f"{task_class.name}; name the same task")
+    return config
 
 
 def keep_compiled() -> None:
@@ -87,9 +115,13 @@ def train_all(configs: list[Config], options: Options) -> list[dict[str, Any]]:
     log = _log(options.log)
     from fpt.interrupt import Interrupted
     from fpt.run import train
+    from fpt.stages import parse, train_stages
 
+    settings = dict(out=options.out, data_dir=options.data_dir, keep=options.keep, log=log)
     try:
-        return train(configs, options.out, data_dir=options.data_dir, keep=options.keep, log=log)
+        if options.stages:
+            return train_stages(configs, [parse(text) for text in options.stages], **settings)
+        return train(configs, **settings)
     except Interrupted as stopped:
         raise KeyboardInterrupt(f"stopped by {stopped}; the state is saved, and the same command "
                                 "goes on from it") from None

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import tasks
+from fpt.config import PRETRAINING
 from fpt.errors import UserError, nearest
 from fpt.files import data_folder, whole_folder, write_whole
 from scripts import options as training
@@ -26,9 +27,6 @@ from tasks.text import END
 
 KINDS = ("language", "copy", "task", "self")
 STORED = ("float32", "float16")
-# The seed of a body that is trained on a task.  People seldom train with it, and no run may freeze
-# a body under the seed that the body was trained under (see `fpt.run.train`).
-SEED = 1_000_000
 PROVENANCE = "pretraining.json"  # holds the configuration, curve and result of a checkpoint's run
 
 
@@ -61,7 +59,8 @@ def main(arguments: list[str]) -> None:
         if rest[0] not in tasks.TASKS:
             raise nearest(rest[0], tasks.TASKS, "task")
         kind, rest = f"{kind}-{rest[0]}", rest[1:]
-        settings = {"train": "all", "load": "none", "seed": SEED}
+        # A stream of its own: a run under the same seed has other input layers and other batches.
+        settings = {"train": "all", "load": "none", "stream": PRETRAINING}
         name = kind.removeprefix("task-")
     words = " ".join(arguments[: len(arguments) - len(rest)])
     configs, options = training.configurations(
