@@ -1,4 +1,4 @@
-"""Measures what is lost without attention heads, to compare it with what they attend to."""
+"""Measures how much accuracy a model loses, and how its loss grows, without attention heads."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Losses:
-    """Holds what is lost with each head taken out alone."""
+    """Holds the accuracy lost, and the growth of the loss, with each head taken out alone."""
 
     n: int  # examples
     accuracy: float  # with all heads
@@ -93,7 +93,7 @@ class Losses:
 
 
 def ablate(ablation: Ablation, step: Callable[[], None] = lambda: None) -> Losses:
-    """Takes out each head of the body alone.  step: called after each head."""
+    """Takes out each head alone and measures what is lost.  step: called after each head."""
     geometry, (inputs, targets) = ablation.run.geometry, ablation.split
     predictions, losses = ablation.answers()
     whole, scored = predictions == targets, targets != UNSCORED
@@ -117,7 +117,7 @@ def ablate(ablation: Ablation, step: Callable[[], None] = lambda: None) -> Losse
 
 def smallest(ablation: Ablation, losses: Losses, floor: float, share: float = 0.95,
              step: Callable[[], None] = lambda: None) -> tuple[np.ndarray, float]:
-    """Searches for a small set of heads, bool [L, H], that keeps the accuracy; returns both.
+    """Searches for a small set of heads that keeps the accuracy: bool [L, H], and its accuracy.
 
     Kept is the given share of the accuracy above the floor.  Heads are taken out one after another,
     those that lose least alone first, each for good if the rest still keeps that share, until none
@@ -146,8 +146,9 @@ def smallest(ablation: Ablation, losses: Losses, floor: float, share: float = 0.
 
 
 def correlation(mass: np.ndarray, lost: np.ndarray) -> dict[str, float | None]:
-    """Computes Spearman's rank correlation, over heads, of mass on the answer and what is lost.
+    """Correlates the heads' mass on the answer with what is lost without them (Spearman's rho).
 
+    mass: the share of a head's weights on the answer's tokens.  Both arrays are by head.
     Returns rho, and low and high of its 95% interval: percentiles of 2,000 bootstrap resamples of
     the heads.  rho is None where mass or loss does not vary.  The interval is None where that
     happens in more than one resample of twenty, since it then depends on one or two heads.

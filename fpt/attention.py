@@ -51,7 +51,7 @@ class Measures:
 
 
 def units(task: Task) -> dict[str, str]:
-    """Lists the units of a task's measures, but for its `answer_tokens`: these are all shares."""
+    """Lists the measures and their units, except those on `answer_tokens`, which are all shares."""
     axes = {f"distance in {axis}": "patches" for axis in ("rows", "columns")} if task.grid else {}
     return {"entropy": "nats", "distance": "tokens", "first token": "share", **axes}
 
@@ -102,7 +102,7 @@ def measure(run: LoadedRun, inputs) -> Measures:
 
 
 def block(model: LoadedRun | LoadedBody, layer: int) -> tuple[Block, dict]:
-    """Returns the module of a layer's block, and its parameters as the module takes them."""
+    """Returns the module of a layer's block, and the parameters to apply it with."""
     prefix = f"body/h_{layer}/"
     own = {name.removeprefix(prefix): value for name, value in model.parameters.items()
            if name.startswith(prefix)}
@@ -111,7 +111,7 @@ def block(model: LoadedRun | LoadedBody, layer: int) -> tuple[Block, dict]:
 
 @partial(jax.jit, static_argnames="block")
 def through(block: Block, parameters: Mapping, x, read=None, heads: Heads | None = None):
-    """Passes x [B, T, D] through a block.
+    """Passes the residual stream x [B, T, D] through a block.
 
     Returns what leaves the block, for the tokens that are read, and the attention weights.
     """
@@ -131,7 +131,7 @@ def chunks(count: int, tokens: int,
 
 
 def real_and_read(run: LoadedRun, inputs) -> tuple[jax.Array, jax.Array]:
-    """Finds which tokens are no pads, bool [B, T], and the places that are read, int [B, Q]."""
+    """Finds the tokens that are no pads, bool [B, T], and the places that are read, int [B, Q]."""
     task, tokens = run.task, run.task.encode(jnp.asarray(inputs))
     read = run.model.read(tokens)
     if isinstance(read, int):

@@ -17,11 +17,11 @@ ELSEWHERE = "or name another folder with FPT_CACHE"
 
 def cached(name: str, make: Callable[[], dict[str, np.ndarray]],
            report: Callable[[str], None]) -> dict[str, np.ndarray]:
-    """Returns the arrays that `make` makes, kept in the cache folder as `name`.safetensors.
+    """Reads arrays from `name`.safetensors in the cache, or makes them and writes them there.
 
-    Where that file is damaged, or states another name, the arrays are made again and `report` is
-    called with a line that says so.  Raises UserError, before anything is made, where the cache
-    folder cannot be written.
+    make: makes the arrays.  report: called with a line of text where the file is damaged or states
+    another name, so that its arrays are made again.  Raises UserError, before anything is made,
+    where the cache folder cannot be written.
     """
     path = cache_folder() / f"{name}.safetensors"
     if path.is_dir():

@@ -49,7 +49,7 @@ class Checkpoint:
 
 
 def theirs(name: str) -> str:
-    """Translates a parameter's name into the checkpoint's.
+    """Translates the name of a parameter here into its name in a GPT-2 checkpoint.
 
     `body/h_0/attn/c_attn/kernel` becomes `h.0.attn.c_attn.weight`; names of the input and output
     layers stay, with dots.

@@ -1,13 +1,14 @@
-"""Defines the error that a user's mistake raises: one line that says what, where and what to do."""
+"""Defines UserError, the error of one line that a user's mistake raises."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Reports a mistake of the user's; commands print its one line and exit with code 2.
+    """Reports a user's mistake in one line: what is wrong, where, and what to do.
 
-    Every other exception is a mistake of the code, and shows a traceback.
+    Commands print the line and exit with code 2.  Every other exception is a mistake of the code,
+    and shows a traceback.
     """
 
 

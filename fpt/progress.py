@@ -34,7 +34,7 @@ class Steps:
 
     def __init__(self, label: str, total: int, done: int, quiet: bool = False,
                  tokens: int | None = None):
-        """Takes the numbers of steps in all and done already.
+        """Sets up the progress of `total` steps, of which `done` are done.
 
         tokens: the tokens in a step, where the pace is shown in tokens; None for steps.
         """

@@ -20,7 +20,7 @@ def stream(key, name: str):
 
 
 def shuffled(key, step, batch: int, size: int):
-    """Draws the numbers of the examples in training batch `step`, int32 [batch], by epochs.
+    """Draws the numbers of the examples in training batch `step`, int32 [batch].
 
     An epoch of `size` draws holds each of 0..size-1 once, in an order of its own; batches run on
     across epochs.  Nothing is stored: a draw's place in its epoch goes through a keyed bijection of

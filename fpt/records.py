@@ -215,7 +215,7 @@ class Folder:
         write_whole(self.path / METRICS, "".join(lines).encode())
 
     def write_frozen(self, values: dict[str, np.ndarray]) -> None:
-        """Writes the frozen parameters that another kind of CPU would compute with other bits."""
+        """Writes the frozen parameters whose last bits differ between kinds of CPU."""
         write_whole(self.path / FROZEN, pack(values, {"digest": self.config.digest}))
 
     def write_result(self, history: list[dict], result: dict[str, Any],
@@ -265,7 +265,7 @@ class Folder:
                 for step, file in sorted(self.states().items(), reverse=True)]
 
     def remove_states(self, but: int | None = None) -> None:
-        """Removes the run's states; but: the step of one that stays."""
+        """Removes the run's states, except the one after step `but`."""
         for step, file in self.states().items():
             if step != but:
                 file.unlink(missing_ok=True)
