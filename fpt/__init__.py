@@ -2,7 +2,8 @@
 
 __all__ = ["Config", "UserError", "load_body", "load_run", "train"]
 
-_HOMES = {"Config": "config", "UserError": "errors", "load_body": "load", "load_run": "load", "train": "run"}
+_HOMES = {"Config": "config", "UserError": "errors", "load_body": "load", "load_run": "load",
+          "train": "run"}
 
 
 def __getattr__(name: str):

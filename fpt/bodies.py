@@ -31,7 +31,8 @@ def named(name: str) -> Body | None:
 def names() -> list[str]:
     """Lists all names that `--body` takes: those of bodies, and of shipped weights."""
     modules = (importlib.import_module(place.partition(":")[0]) for place in KINDS.values())
-    return list(dict.fromkeys([*(name for module in modules for name in module.BODIES), *shipped()]))
+    known = (name for module in modules for name in module.BODIES)
+    return list(dict.fromkeys([*known, *shipped()]))
 
 
 def stated(body: Body) -> dict[str, Any]:

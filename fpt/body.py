@@ -1,9 +1,9 @@
 """The contract of a body: what maps embedded tokens [B, T, D] to hidden states [B, T, D].
 
-A body is a frozen dataclass whose fields are its sizes.  It states its width, its positions, a table
-that describes each of its parameters once, and the Flax module that computes with them.  Whoever
-draws, loads, counts, freezes, optimises or exports parameters reads the table; nobody infers from a
-parameter's name what it is.
+A body is a frozen dataclass whose fields are its sizes.  It states its width, its positions, a
+table that describes each of its parameters once, and the Flax module that computes with them.
+Whoever draws, loads, counts, freezes, optimises or exports parameters reads the table; nobody
+infers from a parameter's name what it is.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Table = Mapping[str, Parameter]
 
 
 class Body(ABC):
-    """Describes a body.  Subclasses are frozen dataclasses, and their fields are numbers and texts."""
+    """Describes a body.  Subclasses are frozen dataclasses with numbers and texts as fields."""
 
     inits: ClassVar[tuple[str, ...]] = ("original",)  # the initialisations that `table` knows
     width: int  # D
@@ -70,6 +70,6 @@ class Body(ABC):
         sizes = {name: value for name, value in sizes.items() if value is not None}
         known = {field.name for field in dataclasses.fields(self)}
         if missing := sorted(sizes.keys() - known):
-            raise UserError(f"--{missing[0].replace('_', '-')} does not apply to this body, which has "
-                            f"{', '.join(sorted(known)) or 'no sizes'}")
+            raise UserError(f"--{missing[0].replace('_', '-')} does not apply to this body, which "
+                            f"has {', '.join(sorted(known)) or 'no sizes'}")
         return dataclasses.replace(self, **sizes)

@@ -145,10 +145,10 @@ class Config:
     body_file: str | None = None
     """Names a Python file that defines a body of your own, in place of --body."""
     stream: str | None = None
-    """Names a stream of randomness of the run's own, so that it repeats no draws of another stage."""
+    """Names a stream of randomness of the run's own, so that it repeats no other run's draws."""
 
     def __post_init__(self):
-        """Gives each number its field's type.  Raises UserError for a value that no run can have."""
+        """Gives each number its field's type; raises UserError for a value no run can have."""
         if not isinstance(self.task, Task):
             raise UserError("task must be a task such as tasks.find('bit-xor')(), not "
                             f"{self.task!r}")

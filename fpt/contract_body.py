@@ -43,19 +43,21 @@ def check_body(body: Body, file: str) -> None:
     if not (isinstance(width, int) and width > 0):
         raise _breach(file, kind, f"has the width {width!r}; a whole number above 0 is wanted")
     if not (positions is None or (isinstance(positions, int) and positions > 0)):
-        raise _breach(file, kind, f"has the positions {positions!r}; a whole number or None is wanted")
+        raise _breach(file, kind, f"has the positions {positions!r}; a whole number or None is "
+                      "wanted")
     table = _called(file, kind, "table", body.table)
     for name, one in table.items():
         if not isinstance(one, Parameter) or one.role not in {*ROLES} - OWNED:
-            raise _breach(file, kind, f"describes {name} by {one!r}; a fpt.body.Parameter is wanted "
-                          f"whose role is one of {', '.join(sorted({*ROLES} - OWNED))}")
+            raise _breach(file, kind, f"describes {name} by {one!r}; a fpt.body.Parameter is "
+                          f"wanted whose role is one of {', '.join(sorted({*ROLES} - OWNED))}")
     tokens = min(TOKENS, positions or TOKENS)
     embeds = jax.ShapeDtypeStruct((2, tokens, width), jnp.float32)
     module = _called(file, kind, "module", lambda: body.module(jnp.float32))
     made = _called(file, kind, "its module", lambda: jax.eval_shape(
         module.init, jax.random.key(0), embeds))
     found = flatten_dict(made.get("params", {}), sep="/")
-    wanted, there = ({name: tuple(one.shape) for name, one in some.items()} for some in (table, found))
+    wanted, there = ({name: tuple(one.shape) for name, one in some.items()}
+                     for some in (table, found))
     if differ := sorted(name for name in wanted.keys() | there.keys()
                         if wanted.get(name) != there.get(name)):
         name = differ[0]
@@ -78,7 +80,8 @@ def _called(file: str, kind: type[Body], member: str, function) -> Any:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{file}, {kind.__name__}: {member} raised {raised(error, file)}") from error
+        said = raised(error, file)
+        raise UserError(f"{file}, {kind.__name__}: {member} raised {said}") from error
 
 
 def _breach(file: str, kind: type[Body], said: str) -> UserError:

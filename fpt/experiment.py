@@ -61,7 +61,8 @@ class Experiment:
                                    tokens)
         origin = f"loads {config.load} from {found.folder}" if found else "random, nothing loaded"
         if config.birth != "weights":
-            origin = f"{config.birth} for {config.load}" + (f" from {found.folder}" if found else "")
+            source = f" from {found.folder}" if found else ""
+            origin = f"{config.birth} for {config.load}{source}"
         say(f"{self.task.name}: body {config.body} ({origin}), trains {config.train}")
         say(counts.describe(self.counts))
         self.floors = {name: finite(value) for name, value

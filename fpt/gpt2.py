@@ -1,11 +1,13 @@
 """GPT-2's body in Flax Linen: embedded tokens in, hidden states out.
 
-The architecture is pre-norm and causal, with learned positions (Radford et al. 2019).  It is written
-in Linen, because a model is then a pure function of a plain dictionary of arrays on every supported
-jax: the freeze is a split of that dictionary, and `jax.jit`, `grad` and `vmap` are used unchanged.
+The architecture is pre-norm and causal, with learned positions (Radford et al. 2019).  It is
+written in Linen, because a model is then a pure function of a plain dictionary of arrays on every
+supported jax: the freeze is a split of that dictionary, and `jax.jit`, `grad` and `vmap` are used
+unchanged.
 
-For speed, layers are unrolled, since slicing stacked weights costs more than it saves on a CPU; and
-the last block computes its attention's queries, and all that follows, only for tokens that are read.
+For speed, layers are unrolled, since slicing stacked weights costs more than it saves on a CPU;
+and the last block computes its attention's queries, and all that follows, only for tokens that are
+read.
 """
 
 from __future__ import annotations
@@ -113,8 +115,8 @@ class GPT2(Body):
     def resized(self, layers: int | None = None, width: int | None = None, **others) -> Body:
         """Cuts the body to its first `layers` blocks; its width is its checkpoint's."""
         if width not in (None, self.width):
-            raise UserError(f"--width does not apply to a GPT-2 body, which has {self.width}; choose "
-                            "another --body")
+            raise UserError(f"--width does not apply to a GPT-2 body, which has {self.width}; "
+                            "choose another --body")
         if layers is not None and not 0 < layers <= self.layers:
             raise UserError(f"--layers must be from 1 to {self.layers}, the body's, not {layers}")
         return super().resized(layers=layers, **others)

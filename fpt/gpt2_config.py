@@ -9,7 +9,7 @@ from pathlib import Path
 from fpt.errors import UserError
 from fpt.gpt2 import GPT2
 
-# Attention that the body does not compute: key of config.json -> the value of GPT-2's own attention.
+# Attention that the body does not compute: key of config.json -> its value in GPT-2 itself.
 REFUSED = {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
            "scale_attn_weights": True}
 

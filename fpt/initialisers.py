@@ -23,7 +23,7 @@ AT_ONCE = 2**16  # numbers that are drawn at once
 
 def draw(table: Table, key, dtypes: Mapping[str, Any] = MappingProxyType({})
          ) -> dict[str, np.ndarray]:
-    """Draws a value for each parameter of a table, in float32 or in the dtype stated for its name."""
+    """Draws a value for each parameter of a table, in float32 or the dtype stated for its name."""
     seed = np.asarray(jax.random.key_data(key)).tolist()
 
     def seeded(text: str) -> np.random.Generator:
@@ -54,7 +54,7 @@ def normal(deviation: float) -> Initialiser:
 
 
 def uniform(fan: int) -> Initialiser:
-    """Makes an initialiser that draws uniformly within 1 / sqrt(fan), as torch does a linear layer."""
+    """Makes an initialiser that draws uniformly within 1 / sqrt(fan), as torch's linear layers."""
     def initialise(seeded, name, shape, dtype):
         drawn = seeded(name).uniform(-1, 1, shape).astype(np.float32)
         return drawn / np.float32(math.sqrt(fan))

@@ -114,13 +114,14 @@ class LoadedRun:
         self._check_shapes(trained, folder / records.TRAINABLE)
         self.trained = arrays.digest(trained)
         if self.result.get("trainable", self.trained) != self.trained:
-            raise UserError(f"{folder / records.TRAINABLE} does not hold what the result is of; train "
-                            "the run again")
+            raise UserError(f"{folder / records.TRAINABLE} does not hold what the result is of; "
+                            "train the run again")
         self._stored = records.frozen(folder)
         self.frozen = source.values(self.config, source.frozen, self._stored)
         if (there := identity.get("frozen")) != (here := arrays.digest(self.frozen)):
-            raise UserError(f"the frozen parameters of {folder} have the sha256 {str(there)[:12]}..., "
-                            f"and those made here {here[:12]}...: {_differences(self.result)}")
+            raise UserError(f"the frozen parameters of {folder} have the sha256 "
+                            f"{str(there)[:12]}..., and those made here {here[:12]}...: "
+                            f"{_differences(self.result)}")
         self.trainable = {name: jnp.asarray(value)[None] for name, value in trained.items()}
         self.steps = (0, *records.kept(folder))
         self.trainer = Trainer(self.model, self.config, source.table, source.axes(1), 1)
@@ -179,8 +180,8 @@ class LoadedRun:
         """
         if step not in self.steps:
             raise UserError(f"{self.folder} holds no parameters of step {step}, but of "
-                            f"{', '.join(map(str, self.steps))}; train it anew with --keep N to keep "
-                            "those of N steps")
+                            f"{', '.join(map(str, self.steps))}; train it anew with --keep N to "
+                            "keep those of N steps")
         other = copy.copy(self)
         other.__dict__.pop("parameters", None)
         if step:
@@ -200,10 +201,11 @@ class LoadedRun:
         """
         folder, geometry, values = Path(folder), self.geometry, self.parameters
         if not isinstance(geometry, GPT2):
-            raise UserError(f"the body of {self.folder} is no GPT-2 body: no checkpoint's format holds "
-                            "it; its run's folder does")
+            raise UserError(f"the body of {self.folder} is no GPT-2 body and fits no checkpoint's "
+                            "format; load_run reads it from the run's folder")
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"cannot write {folder}: it is a file; name another folder for the export")
+            raise UserError(f"cannot write {folder}: it is a file; name another folder for the "
+                            "export")
         if held := sorted(path.name for path in folder.glob("*")):
             raise UserError(f"{folder} already holds {held[0]}; name another folder for the export")
         tied = self.task.interface.tied
@@ -257,21 +259,22 @@ def _configuration(folder: Path, given: Mapping[str, Path | None]) -> Config:
             if given.get(name) and name not in places:
                 raise UserError(f"{folder} has no {what} of a user's own, and takes no {option}")
             if name in places and not places[name].is_file():
-                raise UserError(f"no {what} at {places[name]}, which {file} names; say with {option} "
-                                "where it lies now")
+                raise UserError(f"no {what} at {places[name]}, which {file} names; say with "
+                                f"{option} where it lies now")
             if name in places:
                 digests[name] = sha256(places[name])
         if digest_of(stated, digests) not in folder.resolve().name:
             named = "".join(f" with {place}" for place in places.values())
-            remedy = "".join(f", or name its file with --{name.replace('_', '-')}" for name in places)
-            raise UserError(f"{file}{named} does not belong to the folder's name; put the right one "
-                            f"back{remedy}")
+            remedy = "".join(f", or name its file with --{name.replace('_', '-')}"
+                             for name in places)
+            raise UserError(f"{file}{named} does not belong to the folder's name; put the right "
+                            f"one back{remedy}")
         for name, place in places.items():
             # The folder's name shows that nothing was mixed up, not who has made it.
             if not given.get(name) and not registry.executed(digests[name]):
-                raise UserError(f"the {name.partition('_')[0]} of {folder} is defined by {place}, which "
-                                "has not been executed here before; look at what it does, then say "
-                                f"--{name.replace('_', '-')} {place}")
+                raise UserError(f"the {name.partition('_')[0]} of {folder} is defined by {place}, "
+                                "which has not been executed here before; look at what it does, "
+                                f"then say --{name.replace('_', '-')} {place}")
         return records.configuration(
             stated | {name: str(place.resolve()) for name, place in places.items()})
     except (KeyError, TypeError, ValueError) as error:

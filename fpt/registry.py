@@ -76,8 +76,8 @@ def _executed(path: Path, base: type) -> type:
     found = [value for value in vars(module).values() if isinstance(value, type)
              and issubclass(value, base) and value.__module__ == module.__name__]
     if len(found) != 1:
-        raise UserError(f"{path} must define one subclass of {base.__module__}.{base.__name__}, not "
-                        f"{len(found)}")
+        raise UserError(f"{path} must define one subclass of {base.__module__}.{base.__name__}, "
+                        f"not {len(found)}")
     return found[0]
 
 

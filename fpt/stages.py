@@ -36,15 +36,15 @@ def following(folder: Path | str, **changes: Any) -> Config:
     """Makes the configuration of a run that begins where the finished run in a folder ended.
 
     It has that run's settings but for `changes`, its body as that run left it, and batches and
-    dropout of its own.  Raises UserError where the run is not finished, and for a change of what the
-    body is.
+    dropout of its own.  Raises UserError where the run is not finished, and for a change of what
+    the body is.
     """
     folder = Path(folder)
     before = records.configuration(records.read_json(folder / records.CONFIG))
     if fixed := sorted(changes.keys() & (parameters.INITIAL | before.task.settings().keys())):
         option = fixed[0].replace("_", "-")
-        raise UserError(f"--{option} cannot differ from that of {folder}, which the run begins from; "
-                        "leave it out")
+        raise UserError(f"--{option} cannot differ from that of {folder}, which the run begins "
+                        "from; leave it out")
     stream, stage = before.stream or "", 0
     if stream.startswith(STREAM):
         stage = int(stream.removeprefix(STREAM))
