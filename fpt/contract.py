@@ -25,7 +25,7 @@ from fpt.packages import offered, packages
 from fpt.task import HEADS, Interface, Preset, Task
 
 METHODS = ("load", "draw", "encode", "floors", "token_labels", "show", "rank", "symbols",
-           "headline", "figures", "slices", "answer_tokens", "picture", "settings")
+           "headline", "figures", "slices", "sources", "answer_tokens", "picture", "settings")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it begins the name of a run's folder
 # What the `settings` of a preset may not state: its own fields, and what comes with a run.
 STATED = {"task", "seed", "geometry", "checkpoint", "task_file",

@@ -118,6 +118,9 @@ def configuration(stated: dict[str, Any]) -> Config:
         task = registry.from_file(Path(file)) if file else registry.find(stated["task"])
         sizes = {name: tuple(value) if isinstance(value, list) else value
                  for name, value in stated.pop("sizes").items()}
+        for name, value in task.retired.items():
+            if sizes.pop(name, value) != value:
+                raise ValueError(f"{task.name} no longer has the size {name}")
         own = stated["body_file"] and registry.body_from_file(Path(stated["body_file"]))
         geometry = geometry and bodies.from_stated(geometry, own)
         return Config(**stated | {"task": task(**sizes), "geometry": geometry})
@@ -301,14 +304,15 @@ def frozen(folder: Path) -> dict[str, np.ndarray]:
 
 
 def ended(folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Reads the parameters that a finished run ended with, as far as no checkpoint and no seed gives
-    them, and identifies all of its parameters by a digest.
+    """Reads the parameters that a finished run ended with, and a digest that identifies them all.
 
-    Raises UserError where the run is not finished, or damaged.
+    Those that can be loaded or drawn again are left out.  Raises UserError where the run is not
+    finished, or damaged.
     """
     result, (trained, identity) = summary(folder)["result"], unpack(folder / TRAINABLE)
     if result.get("trainable", digest(trained)) != digest(trained):
-        raise UserError(f"{folder / TRAINABLE} does not hold what the result is of; train the run again")
+        raise UserError(f"{folder / TRAINABLE} does not hold what the result is of; train the run "
+                        "again")
     whole = f"{digest(trained)}{identity['frozen']}"
     return frozen(folder) | trained, hashlib.sha256(whole.encode()).hexdigest()[:32]
 

@@ -207,6 +207,8 @@ class Stack:
             "runs_in_stack": len(self.folders), "device": machine.device(),
             "dtype": self.config.dtype, "versions": machine.versions(),
             "commit": machine.commit(), "data": experiment.digests}
+        if sources := self.task.sources():
+            common["sources"] = sources
         self.results = []
         for number, history in enumerate(self.history):
             # Of equals, `max` takes the earliest.

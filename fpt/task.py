@@ -88,6 +88,8 @@ class Task(ABC):
     presets: ClassVar[Mapping[str, Preset]]  # "laptop": minutes on two cores; "paper": as published
     levels: ClassVar[int]  # how many values `symbols` takes
     grid: ClassVar[tuple[int, int] | None] = None  # rows and columns of the patches of a picture
+    # Sizes that the task had once, and the value that they have for good: records state them still.
+    retired: ClassVar[Mapping[str, Any]] = {}
     probes: ClassVar[tuple[str, ...]] = ()  # splits scored at each evaluation, which choose nothing
 
     @property
@@ -177,6 +179,11 @@ class Task(ABC):
         """
         return None
 
+    def sources(self) -> dict[str, str]:
+        """Identifies the raw files that the loaded splits were made of: their sha256 by name."""
+        return {}
+
     def settings(self) -> dict[str, Any]:
         """Gives the sizes by name, as they are hashed and recorded."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        sizes = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**sizes, **self.retired}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class Copying(NextToken):
     """Shows random symbols, then the same again, and asks for the next one each time."""
 
     name: ClassVar[str] = "copy"
+    retired: ClassVar[Mapping[str, Any]] = {"varied": False}
     presets: ClassVar[Mapping[str, Preset]] = {
         "laptop": Preset(body="gpt2-mini", batch=8, steps=600, lr=3e-3, eval_every=100,
                          settings=PRETRAINING | {"warmup": 100}),
@@ -26,8 +27,6 @@ class Copying(NextToken):
 
     context: int = 128
     """Sets how many symbols the body sees at once."""
-    varied: bool = False
-    """Whether each example repeats with a period of its own, so that only content tells what comes next."""
 
     def load(self, folder=None, report=print) -> dict[str, Split]:
         import jax
@@ -43,17 +42,14 @@ class Copying(NextToken):
         return Batch(*self._sample(jax.random.fold_in(key, step), batch), self.anywhere)
 
     def _sample(self, key, batch: int) -> Split:
-        """Inputs and targets [batch, context], of a period of half the context, or drawn between an eighth and a half of it."""
+        """Draws inputs and targets [batch, context], of a period of half the context."""
         import jax
         import jax.numpy as jnp
 
-        symbols, periods = jax.random.split(key)
+        symbols, _ = jax.random.split(key)  # the other part drew periods once: draws stay the same
         drawn = jax.random.randint(symbols, (batch, self.context), 1, self.vocabulary, jnp.int32)
-        half = self.context // 2
-        period = jnp.full((batch, 1), half)
-        if self.varied:
-            period = jax.random.randint(periods, (batch, 1), max(1, half // 4), half + 1)
-        stream = jnp.take_along_axis(drawn, jnp.arange(self.context) % period, axis=1)
+        place = jnp.arange(self.context) % (self.context // 2)
+        stream = jnp.take(drawn, place, axis=1)
         return Split(jnp.pad(stream[:, :-1], ((0, 0), (1, 0)), constant_values=BEGIN), stream)
 
     def floors(self, data, examples) -> dict[str, float]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from fpt.errors import UserError
 from fpt.task import UNSCORED, Batch, Preset, Split
 from tasks.nexttoken import PRETRAINING, NextToken
 from tasks.text import END, prepare
+from tasks.tokenizers import found, kept
 
 VALIDATION = 128  # windows
 
@@ -35,11 +35,20 @@ class Language(NextToken):
     anywhere: bool = True
     """Lets training batches begin at any position, to train all rows of the position table."""
     tokenizer: str | None = None
-    """A tokenizer.json to use; None: a byte-level vocabulary is learnt from the text."""
+    """Names a tokenizer.json to use; None learns a byte-level vocabulary from the text. Runs record
+    the sha256 of the file, and keep a copy of it in the cache folder."""
+
+    def settings(self) -> dict[str, Any]:
+        """Gives the sizes, with the sha256 of the tokenizer: where its file lies does not matter."""
+        return super().settings() | {"tokenizer": self.tokenizer and kept(self.tokenizer)}
+
+    def sources(self) -> dict[str, str]:
+        return self.text.sources
 
     def load(self, folder=None, report=print) -> dict[str, Split]:
-        text = prepare(folder, self.vocabulary, self.tokenizer and Path(self.tokenizer), report)
-        self.__dict__["text"] = text  # found, not stated: it is no part of what a task is
+        file = self.tokenizer and found(self.tokenizer)
+        text = prepare(folder, self.vocabulary, file, report)
+        self.__dict__["text"] = text  # beside the fields: the text is not part of the task's sizes
         train = text.stream("train")
         if len(train) <= 2 * self.context:
             raise UserError(f"{folder / 'text'} holds {len(train)} tokens to train on; --context "
@@ -52,7 +61,7 @@ class Language(NextToken):
                 "test": self._windows(text.stream("heldout"), folder),
                 **self.repetitions(text.tokenizer.token_to_id(END))}
 
-    def _windows(self, tokens: np.ndarray, folder: Path) -> Split:
+    def _windows(self, tokens: np.ndarray, folder) -> Split:
         """Cuts a stream into windows that overlap by half, of which the second half is scored."""
         half = self.context // 2
         count = (len(tokens) - 1) // half - 1

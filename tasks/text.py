@@ -1,7 +1,8 @@
-"""A folder of text as streams of tokens: read, cut into entries of a byte-level vocabulary, and kept in the cache.
+"""Turns a folder of text into streams of tokens, which are kept in the cache.
 
-`text/` of the data folder holds `*.jsonl` (one document a line, under `text`) or `*.txt` (one a file).  Files named
-`heldout*` are held out, else every fiftieth document; every hundredth of the others is for validation.
+`text/` of the data folder holds `*.jsonl` (one document a line, under `text`) or `*.txt` (one a
+file).  Files named `heldout*` are held out, else every fiftieth document; every hundredth of the
+others is for validation.  Documents are cut into entries of a byte-level vocabulary.
 """
 
 from __future__ import annotations
@@ -23,33 +24,42 @@ from filelock import FileLock
 from fpt.cache import make_folder, write
 from fpt.errors import UserError
 from fpt.files import cache_folder, sha256
+from tasks.bigrams import Bigrams
 
 END = "<|endoftext|>"  # before each document and after the last
 HELD_OUT, VALIDATION = 50, 100  # one document in so many
 DOCUMENTS_AT_ONCE = 512
-VERSION = 1  # of what is in the cache
-FILES = ("train.npy", "validation.npy", "heldout.npy", "tokenizer.json", "successor.npy", "floors.json")
+VERSION = 1  # of the cache's content
+FILES = ("train.npy", "validation.npy", "heldout.npy", "tokenizer.json", "successor.npy",
+         "floors.json")
 MANIFEST = "manifest.json"  # written last
 
 
 @dataclass(frozen=True)
 class Text:
-    """Prepared text: a folder of the cache with vocabulary, token streams and what simple models reach on them."""
+    """Reads prepared text from a folder of the cache: vocabulary, token streams and floors."""
 
     folder: Path
 
     def stream(self, name: str) -> np.ndarray:
-        """The tokens of `train`, `validation` or `heldout`: int [N], memory-mapped."""
+        """Maps the tokens of `train`, `validation` or `heldout` into memory: int [N]."""
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Identifies the raw files by name and sha256, and the given tokenizer if there is one."""
+        _, vocabulary, *files = json.loads((self.folder / MANIFEST).read_text())["of"]
+        given = {"tokenizer": vocabulary} if isinstance(vocabulary, str) else {}
+        return dict(files) | given
 
     @cached_property
     def floors(self) -> dict[str, float]:
-        """Bits per byte of the held-out text: a unigram and a bigram model of its tokens, and xz."""
+        """Gives bits per byte of the held-out text: by a unigram and a bigram model, and by xz."""
         return json.loads((self.folder / "floors.json").read_text())
 
     @cached_property
     def successor(self) -> np.ndarray:
-        """[V]: the token that most often follows each; the most frequent token where none was seen to."""
+        """Gives the token that most often follows each token, [V]: see `Bigrams.successor`."""
         return np.load(self.folder / "successor.npy")
 
     @property
@@ -64,31 +74,37 @@ class Text:
 
     @cached_property
     def bytes_of(self) -> np.ndarray:
-        """[V]: bytes of text that each token stands for; none for the mark between documents."""
-        entries = (self.tokenizer.id_to_token(number) for number in range(self.tokenizer.get_vocab_size()))
+        """Counts the bytes of text that each token stands for, [V]; 0 for the mark of an end."""
+        size = self.tokenizer.get_vocab_size()
+        entries = (self.tokenizer.id_to_token(number) for number in range(size))
         # One letter of an entry stands for one byte.
         return np.array([0 if entry in (END, None) else len(entry) for entry in entries])
 
 
-def prepare(folder: Path | None, vocabulary: int, tokenizer: Path | None, report: Callable[[str], None]) -> Text:
-    """The text of a data folder, from the cache if it is there.
+def prepare(folder: Path | None, vocabulary: int, tokenizer: Path | None,
+            report: Callable[[str], None]) -> Text:
+    """Prepares the text of a data folder, or finds it in the cache.
 
-    vocabulary: entries to be learnt from the training text, unless `tokenizer` names a tokenizer.json that has as many.
-    Raises UserError where there is no text, a file is not UTF-8 or not JSON, or the vocabulary does not fit.
+    vocabulary: the number of entries that are learnt from the training text, unless `tokenizer`
+    names a tokenizer.json that has as many.  Raises UserError where there is no text, a file is not
+    UTF-8 or not JSON, or the vocabulary does not fit.
     """
     if folder is None:
-        raise UserError("where is the text? --data-dir or FPT_DATA names the folder that holds text/ with *.jsonl or *.txt")
+        raise UserError("where is the text? --data-dir or FPT_DATA names the folder that holds "
+                        "text/ with *.jsonl or *.txt")
     home = folder / "text"
-    files = sorted(file for file in [*home.glob("*.jsonl"), *home.glob("*.txt")] if file.is_file())
+    found = [*home.glob("*.jsonl"), *home.glob("*.txt")]
+    files = sorted(file for file in found if file.is_file())
     if not files:
-        raise UserError(f"no *.jsonl or *.txt in {home}; put documents there, or name another folder as --data-dir")
-    if tokenizer and not tokenizer.is_file():
-        raise UserError(f"no tokenizer at {tokenizer}; --tokenizer takes a tokenizer.json")
+        raise UserError(f"no *.jsonl or *.txt in {home}; put documents there, or name another "
+                        "folder as --data-dir")
     try:
-        stated = [VERSION, sha256(tokenizer) if tokenizer else vocabulary, *([file.name, sha256(file)] for file in files)]
+        stated = [VERSION, sha256(tokenizer) if tokenizer else vocabulary,
+                  *([file.name, sha256(file)] for file in files)]
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
-    kept = cache_folder() / "text" / hashlib.sha256(json.dumps(stated).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(stated).encode()).hexdigest()
+    kept = cache_folder() / "text" / digest[:16]
     make_folder(kept)
     try:
         with FileLock(kept / ".lock"):
@@ -96,16 +112,16 @@ def prepare(folder: Path | None, vocabulary: int, tokenizer: Path | None, report
                 _prepare(files, vocabulary, tokenizer, kept, report)
                 write(kept / MANIFEST, _manifest(kept, stated))
     except OSError as error:
-        raise UserError(f"{error.filename or kept} cannot be used: {error.strerror}; remove it, or name another folder with "
-                        "FPT_CACHE") from None
+        raise UserError(f"{error.filename or kept} cannot be used: {error.strerror}; remove it, or "
+                        "name another folder with FPT_CACHE") from None
     text = Text(kept)
-    if (found := text.tokenizer.get_vocab_size()) != vocabulary:
-        raise _misfit(tokenizer, found, vocabulary)
+    if (size := text.tokenizer.get_vocab_size()) != vocabulary:
+        raise _misfit(tokenizer, size, vocabulary)
     return text
 
 
 def _is_whole(kept: Path, stated: list, report: Callable[[str], None]) -> bool:
-    """Whether a folder of the cache is as it was written; `report` is told where that is no longer so."""
+    """Tells whether a folder of the cache holds what was written; reports one that is damaged."""
     if not (kept / MANIFEST).exists():
         return False
     with contextlib.suppress(OSError):
@@ -116,8 +132,9 @@ def _is_whole(kept: Path, stated: list, report: Callable[[str], None]) -> bool:
 
 
 def _manifest(kept: Path, stated: list) -> bytes:
-    """What a folder of the cache was made of, and the SHA-256 of each of its files."""
-    return json.dumps({"of": stated, "files": {name: sha256(kept / name) for name in FILES}}, indent=1).encode()
+    """States what a folder of the cache was made of, and the SHA-256 of each of its files."""
+    files = {name: sha256(kept / name) for name in FILES}
+    return json.dumps({"of": stated, "files": files}, indent=1).encode()
 
 
 def _misfit(tokenizer: Path | None, found: int, vocabulary: int) -> UserError:
@@ -125,40 +142,16 @@ def _misfit(tokenizer: Path | None, found: int, vocabulary: int) -> UserError:
     return UserError(f"{what} has {found} entries, not {vocabulary}; say --vocabulary {found}")
 
 
-def _prepare(files: list[Path], vocabulary: int, tokenizer: Path | None, kept: Path, report: Callable[[str], None]) -> None:
-    from tokenizers import Tokenizer
-
-    documents: dict[str, list[str]] = {"train": [], "validation": [], "heldout": []}
-    named = any(file.name.startswith("heldout") for file in files)
-    number = 0  # of the documents whose file does not say that it is held out
-    for file in files:
-        for document in _documents(file):
-            if file.name.startswith("heldout"):
-                documents["heldout"].append(document)
-                continue
-            if not named and number % HELD_OUT == HELD_OUT - 1:
-                documents["heldout"].append(document)
-            else:
-                documents["validation" if number % VALIDATION == VALIDATION // 2 else "train"].append(document)
-            number += 1
-    if empty := [name for name, found in documents.items() if not found]:
-        count = sum(map(len, documents.values()))
-        raise UserError(f"{files[0].parent} holds {count} documents, too few for a {empty[0]} split; put more there")
-    size = sum(len(document.encode()) for document in documents["train"])
-    try:
-        learnt = Tokenizer.from_file(str(tokenizer)) if tokenizer else None
-    except Exception as error:  # tokenizers raises nothing more exact
-        raise UserError(f"{tokenizer} is not a tokenizer ({error})") from None
-    if learnt is None:
-        report(f"learning a vocabulary of {vocabulary:,} entries from {size / 1e6:.0f} MB of text")
+def _prepare(files: list[Path], vocabulary: int, tokenizer: Path | None, kept: Path,
+             report: Callable[[str], None]) -> None:
+    """Writes a folder of the cache, but for its manifest."""
+    documents = _split(files)
+    if tokenizer:
+        learnt = _given(tokenizer, vocabulary)
+    else:
+        size = sum(len(document.encode()) for document in documents["train"]) / 1e6
+        report(f"learning a vocabulary of {vocabulary:,} entries from {size:.0f} MB of text")
         learnt = _learn(documents["train"], vocabulary)
-    if learnt.token_to_id(END) is None:
-        raise UserError(f"{tokenizer} has no {END}, which parts documents")
-    if tokenizer and learnt.get_vocab_size() != vocabulary:
-        raise _misfit(tokenizer, learnt.get_vocab_size(), vocabulary)
-    if (last := max(learnt.get_vocab().values())) >= learnt.get_vocab_size():
-        raise UserError(f"{tokenizer} has {learnt.get_vocab_size()} entries, the last of which is number {last}; only numbers "
-                        "without gaps can be used")
     report("cutting the text into tokens")
     streams = {name: _encode(learnt, found) for name, found in documents.items()}
     for name, tokens in streams.items():
@@ -168,26 +161,54 @@ def _prepare(files: list[Path], vocabulary: int, tokenizer: Path | None, kept: P
     _save(kept / "successor.npy", counts.successor())
     text, held = Text(kept), "".join(documents["heldout"])
     inside = streams["heldout"][streams["heldout"] != learnt.token_to_id(END)]
-    if learnt.decode(inside.tolist(), skip_special_tokens=False) != held or text.bytes_of[inside].sum() != len(held.encode()):
-        raise UserError(f"{tokenizer} changes the text: its tokens do not give it back; only byte-level tokenizers that keep "
-                        "every byte can be used")
+    if (learnt.decode(inside.tolist(), skip_special_tokens=False) != held
+            or text.bytes_of[inside].sum() != len(held.encode())):
+        raise UserError(f"{tokenizer} changes the text: its tokens do not give it back; only "
+                        "byte-level tokenizers that keep every byte can be used")
     held = held.encode()
     per_byte = 1 / math.log(2) / len(held)
-    floors = {name: nats.sum() * per_byte for name, nats in counts.losses(streams["heldout"]).items()}
+    nats = counts.losses(streams["heldout"])
+    floors = {name: losses.sum() * per_byte for name, losses in nats.items()}
     floors["xz"] = 8 * len(lzma.compress(held, preset=9 | lzma.PRESET_EXTREME)) / len(held)
     write(kept / "floors.json", json.dumps(floors).encode())
 
 
+def _split(files: list[Path]) -> dict[str, list[str]]:
+    """Sorts the documents of all files into the splits."""
+    documents: dict[str, list[str]] = {"train": [], "validation": [], "heldout": []}
+    named = any(file.name.startswith("heldout") for file in files)
+    number = 0  # counts the documents of files that are not held out by their name
+    for file in files:
+        for document in _documents(file):
+            if file.name.startswith("heldout"):
+                documents["heldout"].append(document)
+                continue
+            split = "validation" if number % VALIDATION == VALIDATION // 2 else "train"
+            if not named and number % HELD_OUT == HELD_OUT - 1:
+                split = "heldout"
+            documents[split].append(document)
+            number += 1
+    if empty := [name for name, found in documents.items() if not found]:
+        count = sum(map(len, documents.values()))
+        raise UserError(f"{files[0].parent} holds {count} documents, too few for a {empty[0]} "
+                        "split; put more there")
+    return documents
+
+
 def _documents(file: Path) -> Iterator[str]:
+    """Reads the documents of a file; those without a letter are left out."""
     try:
         if file.suffix == ".txt":
             found = [file.read_text(encoding="utf-8")]
         else:
-            found = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+            lines = file.read_text(encoding="utf-8").split("\n")
+            found = [json.loads(line)["text"] for line in lines if line.strip()]
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 (byte {error.start}); convert it, or take it away") from None
+        raise UserError(f"{file} is not UTF-8 (byte {error.start}); convert it, or take it "
+                        "away") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: each line must be JSON with the document under \"text\" ({error})") from None
+        raise UserError(f"{file}: each line must be JSON with the document under \"text\" "
+                        f"({error})") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
     for document in found:
@@ -196,17 +217,37 @@ def _documents(file: Path) -> Iterator[str]:
         try:
             document.encode()
         except UnicodeEncodeError:
-            raise UserError(f"{file}: \"text\" holds half of a character (a lone surrogate); mend it") from None
+            raise UserError(f"{file}: \"text\" holds half of a character (a lone surrogate); mend "
+                            "it") from None
         if document.strip():
             yield document
 
 
+def _given(file: Path, vocabulary: int):
+    """Reads a tokenizer.json.  Raises UserError where it cannot be used, or is of another size."""
+    from tokenizers import Tokenizer
+
+    try:
+        found = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing more exact
+        raise UserError(f"{file} is not a tokenizer ({error})") from None
+    if found.token_to_id(END) is None:
+        raise UserError(f"{file} has no {END}, which parts documents")
+    if (size := found.get_vocab_size()) != vocabulary:
+        raise _misfit(file, size, vocabulary)
+    if (last := max(found.get_vocab().values())) >= size:
+        raise UserError(f"{file} has {size} entries, the last of which is number {last}; only "
+                        "numbers without gaps can be used")
+    return found
+
+
 def _learn(documents: list[str], vocabulary: int):
-    """A byte-level BPE vocabulary, as GPT-2's (Radford et al. 2019)."""
+    """Learns a byte-level BPE vocabulary, as GPT-2's (Radford et al. 2019)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if vocabulary < 257:
-        raise UserError(f"--vocabulary must be at least 257, all bytes and the mark between documents, not {vocabulary}")
+        raise UserError("--vocabulary must be at least 257, all bytes and the mark between "
+                        f"documents, not {vocabulary}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -217,7 +258,7 @@ def _learn(documents: list[str], vocabulary: int):
 
 
 def _encode(tokenizer, documents: list[str]) -> np.ndarray:
-    """All documents as one stream, END before each and after the last."""
+    """Joins all documents to one stream of tokens, with END before each and after the last."""
     end = tokenizer.token_to_id(END)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -225,7 +266,8 @@ def _encode(tokenizer, documents: list[str]) -> np.ndarray:
     kind = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.int32
     parts = []
     for first in range(0, len(documents), DOCUMENTS_AT_ONCE):
-        for found in tokenizer.encode_batch_fast(documents[first : first + DOCUMENTS_AT_ONCE], add_special_tokens=False):
+        some = documents[first : first + DOCUMENTS_AT_ONCE]
+        for found in tokenizer.encode_batch_fast(some, add_special_tokens=False):
             parts += [np.array([end], kind), np.array(found.ids, kind)]
     return np.concatenate([*parts, np.array([end], kind)])
 
@@ -234,32 +276,3 @@ def _save(path: Path, array: np.ndarray) -> None:
     packed = io.BytesIO()
     np.save(packed, array)
     write(path, packed.getvalue())
-
-
-class Bigrams:
-    """Counts of tokens and of pairs in a stream."""
-
-    def __init__(self, stream: np.ndarray, vocabulary: int):
-        self.vocabulary = vocabulary
-        self.singles = np.bincount(stream, minlength=vocabulary)
-        codes = stream[:-1].astype(np.int64) * vocabulary + stream[1:]
-        self.pairs, self.counts = np.unique(codes, return_counts=True)
-
-    def successor(self) -> np.ndarray:
-        best = np.full(self.vocabulary, self.singles.argmax())
-        order = np.argsort(self.counts, kind="stable")  # of a token's pairs, the most frequent comes last and stays
-        best[self.pairs[order] // self.vocabulary] = self.pairs[order] % self.vocabulary
-        return best
-
-    def losses(self, stream: np.ndarray) -> dict[str, np.ndarray]:
-        """Nats of each token but the first, by a unigram model with one added to each count, and by a bigram model that
-        falls back on it as much as a token's followers vary (Witten & Bell 1991)."""
-        before, token = stream[:-1].astype(np.int64), stream[1:].astype(np.int64)
-        single = (self.singles[token] + 1) / (self.singles.sum() + self.vocabulary)
-        codes = before * self.vocabulary + token
-        place = np.minimum(np.searchsorted(self.pairs, codes), len(self.pairs) - 1)
-        seen = np.where(self.pairs[place] == codes, self.counts[place], 0)
-        followers = np.bincount(self.pairs // self.vocabulary, minlength=self.vocabulary)[before]
-        total = np.bincount(self.pairs // self.vocabulary, self.counts, self.vocabulary)[before]
-        pair = np.where(total > 0, (seen + followers * single) / np.maximum(total + followers, 1), single)
-        return {"unigram": -np.log(single), "bigram": -np.log(pair)}

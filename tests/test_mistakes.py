@@ -198,7 +198,7 @@ COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {
     ("--context must be", "pretrain", "copy", "--context", "0"),
     ("64 positions", "pretrain", "copy", "--body", "{body}"),
     ("trains nothing", "pretrain", "copy", "--train", "none"),
-    ("maybe", "pretrain", "copy", "--varied", "maybe"),
+    ("maybe", "pretrain", "copy", "--anywhere", "maybe"),
     ("--sample is for language", "pretrain", "copy", "--sample", "-1"),
     ("holds something else", "pretrain", "copy", "--to", "{body}"),
     ("holds something else", "pretrain", "copy", "--to", "{file}"),
