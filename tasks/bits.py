@@ -107,11 +107,11 @@ class BitMemory(_Bits):
     }
 
     strings: int = 5
-    """Strings to remember."""
+    """Sets how many strings are to be remembered."""
     bits: int = 1_000
-    """Bits of a string."""
+    """Sets the number of bits of a string."""
     patch: int = 50
-    """Bits of a token."""
+    """Sets the number of bits of a token."""
 
     @property
     def _rows(self) -> int:
@@ -176,11 +176,11 @@ class BitXor(_Bits):
     }
 
     strings: int = 2
-    """Strings to combine."""
+    """Sets how many strings are combined."""
     bits: int = 5
-    """Bits of a string."""
+    """Sets the number of bits of a string."""
     patch: int = 1
-    """Bits of a token."""
+    """Sets the number of bits of a token."""
 
     @property
     def _rows(self) -> int:

@@ -39,7 +39,7 @@ class Language(NextToken):
     the sha256 of the file, and keep a copy of it in the cache folder."""
 
     def settings(self) -> dict[str, Any]:
-        """Gives the sizes, with the sha256 of the tokenizer: where its file lies does not matter."""
+        """Gives the sizes, with the sha256 of the tokenizer, since its place does not matter."""
         return super().settings() | {"tokenizer": self.tokenizer and kept(self.tokenizer)}
 
     def sources(self) -> dict[str, str]:
