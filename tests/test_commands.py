@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tasks
-from fpt import Config, checkpoint
+from fpt import Config, UserError, checkpoint
 from fpt.config import ABSENT, grid
 from scripts.options import configurations
 from scripts.train import Options
@@ -217,6 +217,11 @@ def test_an_option_may_be_written_with_an_equals_sign_an_underscore_or_without()
 def test_the_last_of_repeated_options_counts():
     configs, options = configured("bit-xor", "--lr", "1", "2", "--steps", "5", "--lr=3", "--out", "a", "--out", "b")
     assert [config.lr for config in configs] == [3] and options.out == Path("b")
+
+
+def test_an_option_cannot_be_shortened():
+    with pytest.raises(UserError, match=r"unknown option '--bit'; did you mean '--bits'\?"):
+        configured("bit-xor", "--bit", "4")
 
 
 def test_rates_and_seeds_are_a_grid_of_runs():
