@@ -150,20 +150,21 @@ class LoadedRun:
         """
         look = ("hidden",) * hidden + ("maps",) * maps
         if look:
-            self._check_attention()
+            self.check_attention()
         logits, seen = self._apply(self.parameters, jnp.asarray(inputs), key, look)
         return (logits, seen) if look else logits
 
     def enter(self, inputs) -> jax.Array:
         """Computes the residual stream [B, T, D] that enters the first block of a GPT-2 body."""
-        self._check_attention()
+        self.check_attention()
         return self._enter(self.parameters, jnp.asarray(inputs))
 
     def leave(self, x) -> jax.Array:
         """Maps the stream [B, Q, D] that leaves the last block, where read, to logits [B, A, C]."""
         return self._leave(self.parameters, x)
 
-    def _check_attention(self) -> None:
+    def check_attention(self) -> None:
+        """Raises UserError where the run's body has no attention to look at."""
         if not isinstance(self.geometry, GPT2):
             raise UserError(f"the body of {self.folder} has no attention to look at")
 

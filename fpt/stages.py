@@ -12,7 +12,7 @@ from fpt.config import Config
 from fpt.errors import UserError
 from fpt.run import train
 
-STREAM = "stage "  # and a number: begins the name of a later stage's stream of randomness
+AFTER = "after "  # and the stages before: names a later stage's stream of randomness
 
 
 class Stage(NamedTuple):
@@ -45,13 +45,11 @@ def following(folder: Path | str, **changes: Any) -> Config:
         option = fixed[0].replace("_", "-")
         raise UserError(f"--{option} cannot differ from that of {folder}, which the run begins "
                         "from; leave it out")
-    stream, stage = before.stream or "", 0
-    if stream.startswith(STREAM):
-        stage = int(stream.removeprefix(STREAM))
+    earlier = before.stream if (before.stream or "").startswith(AFTER) else AFTER.strip()
     _, begins = records.ended(folder)
     body_seed = before.seed if before.body_seed is None else before.body_seed
     return dataclasses.replace(before, **{
-        "start": str(folder.absolute()), "begins": begins, "stream": f"{STREAM}{stage + 1}",
+        "start": str(folder.absolute()), "begins": begins, "stream": f"{earlier} {before.train}:{before.steps}",
         "body_seed": body_seed, "geometry": None, "rates": ()} | changes)
 
 

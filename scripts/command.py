@@ -144,6 +144,8 @@ class RunOptions:
     task_file: Path | None = None
     """Names the file that defines the run's task, needed if it is a task of your own whose file has
     not been executed here before."""
+    body_file: Path | None = None
+    """Names the file that defines the run's body, likewise."""
 
     def load(self, folder: Path) -> LoadedRun:
         """Loads the run in a folder.  Raises UserError where there is no finished run."""
@@ -151,7 +153,7 @@ class RunOptions:
             raise UserError(f"no folder {folder}; name the folder of a run, as train prints it")
         from fpt.load import load_run
 
-        return load_run(folder, self.body, self.task_file)
+        return load_run(folder, self.body, self.task_file, self.body_file)
 
     def data(self, loaded: LoadedRun) -> dict[str, Split]:
         """Loads the data of a run.  Raises UserError where the run was trained with other data."""

@@ -18,6 +18,7 @@ from fpt import attention, records, splits
 from fpt.config import FOUND, Config
 from fpt.errors import UserError
 from fpt.load import LoadedRun
+from fpt.parameters import INITIAL
 from fpt.task import Split
 from scripts import page_examples, page_measures, recorded
 from scripts.page_frame import fill, shareable
@@ -199,6 +200,12 @@ def command(config: Config) -> str | None:
                 if name not in ("task", *FOUND) and value != getattr(usual, name)}
     if config.load == "body" and usual.load is None and not config.birth.startswith("mimetic"):
         changed.pop("load", None)  # it is loaded unless something else is said
+    if config.body_file:
+        changed.pop("body", None)
+    if config.start:  # the other run's settings are its own
+        named += ["--from", config.start]
+        changed = {name: value for name, value in changed.items()
+                   if name not in INITIAL | config.task.settings().keys()}
     words = ["python", "-m", "scripts.train", *named]
     for name, value in changed.items():
         values = value if isinstance(value, tuple) else (value,)

@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fpt.config import ABSENT, FOUND
+from fpt.config import ABSENT, FILES, FOUND, NEWER
 from fpt.errors import UserError, nearest
 from scripts.command import RECORDS
 
 Run = dict[str, Any]  # a line of a study: see `fpt.records.summary`
-UNTOLD = {*FOUND}  # settings that the names of body and task stand for
+# Settings that the names of body and task stand for.
+UNTOLD = {*FOUND, *FILES} - {"stream"}
 USUAL = {"birth": "weights", "load": "body"}  # settings that the name of a body says by itself
 ATTENTION = "attention.json"  # written by `scripts.attention` to a run's folder
 PARTS = ("run", "config", "curve", "result")  # of a run
@@ -83,7 +84,7 @@ def of_task(runs: list[Run], task: str | None) -> list[Run]:
 def settings(run: Run) -> dict[str, Any]:
     """Returns the configuration of a run, with the values of settings that it was too old to
     state."""
-    return ABSENT | run["config"]
+    return ABSENT | NEWER | run["config"]
 
 
 def identity(run: Run, but: Iterable[str]) -> str:
@@ -95,8 +96,10 @@ def identity(run: Run, but: Iterable[str]) -> str:
     told = {name: value for name, value in settings(run).items() if name not in but}
     if told.get("geometry"):
         told.pop("body")
-    if content := run["result"].get("task_file"):
-        told["task_file"] = content
+    if told.get("begins"):  # the stages before are in the name of its stream
+        for name in ("start", "begins", "body_seed"):
+            told.pop(name)
+    told |= {name: run["result"][name] for name in FILES if run["result"].get(name)}
     return json.dumps([told, run["result"].get("data")], sort_keys=True)
 
 
