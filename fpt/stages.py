@@ -48,8 +48,9 @@ def following(folder: Path | str, **changes: Any) -> Config:
     earlier = before.stream if (before.stream or "").startswith(AFTER) else AFTER.strip()
     _, begins = records.ended(folder)
     body_seed = before.seed if before.body_seed is None else before.body_seed
+    stream = f"{earlier} {before.train}:{before.steps}"
     return dataclasses.replace(before, **{
-        "start": str(folder.absolute()), "begins": begins, "stream": f"{earlier} {before.train}:{before.steps}",
+        "start": str(folder.absolute()), "begins": begins, "stream": stream,
         "body_seed": body_seed, "geometry": None, "rates": ()} | changes)
 
 

@@ -78,8 +78,8 @@ def main(arguments: list[str]) -> None:
     from scripts.attention_table import beside
 
     loaded = [options.load(folder) for folder in options.runs]
-    for run in loaded:
-        run.check_attention()
+    for one in loaded:
+        one.check_attention()
     if len(names := sorted({one.task.name for one in loaded})) > 1:
         raise UserError(f"runs of several tasks, {', '.join(names)}, cannot be set side by side; "
                         "name those of one")

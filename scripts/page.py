@@ -78,8 +78,8 @@ def write(options: Options, target: Path) -> None:
     loaded = options.load(options.folder)
     files = {"task_file": options.task_file, "body_file": options.body_file}
     twins = [load_run(folder, **files) for folder in options.beside]
-    for run in (loaded, *twins):
-        run.check_attention()
+    for one in (loaded, *twins):
+        one.check_attention()
     asked = page_run.Asked(options.examples, heads, options.megabytes)
     write_whole(target, page_run.page(loaded, twins, options.data(loaded), asked).encode())
 
