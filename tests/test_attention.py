@@ -102,7 +102,7 @@ def test_the_maps_of_a_body_are_those_of_its_forward_pass(tiny_folder):
 def by_hand(run, inputs, masks):
     """The measures of the maps of each layer, with loops over examples, heads and queries."""
     tokens = np.asarray(run.task.encode(jnp.asarray(inputs)))
-    lengths = [run.task.tokens if run.task.pad is None else int((row != run.task.pad).sum()) for row in tokens]
+    lengths = [run.task.interface.tokens if run.task.interface.pad is None else int((row != run.task.interface.pad).sum()) for row in tokens]
     found = []
     for weights in map(np.asarray, attention.maps(run, inputs)):
         layer = {}
@@ -120,7 +120,7 @@ def by_hand(run, inputs, masks):
                             values[name] = sum(row[key] * abs(place(query)[axis] - place(key)[axis]) for key in range(query + 1))
                     for name, value in values.items():
                         rows.setdefault((name, ALL), []).append(value)
-                    asked = query - (length - run.task.queries)
+                    asked = query - (length - run.task.interface.queries)
                     if asked >= 0:
                         for name, value in values.items():
                             rows.setdefault((name, READ), []).append(value)
@@ -250,10 +250,10 @@ def without(run, inputs, kept, instead):
         inner = norm(x, f"{own}/ln_2") @ p[f"{own}/mlp/c_fc/kernel"] + p[f"{own}/mlp/c_fc/bias"]
         inner = 0.5 * inner * (1 + np.tanh(np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)))
         x = x + inner @ p[f"{own}/mlp/c_proj/kernel"] + p[f"{own}/mlp/c_proj/bias"]
-    read = np.asarray(run.model.read(tokens)) if run.task.pad is not None else np.broadcast_to(
-        np.arange(x.shape[1] - run.task.queries, x.shape[1]), (len(x), run.task.queries))
+    read = np.asarray(run.model.read(tokens)) if run.task.interface.pad is not None else np.broadcast_to(
+        np.arange(x.shape[1] - run.task.interface.queries, x.shape[1]), (len(x), run.task.interface.queries))
     x = np.take_along_axis(norm(x, "body/ln_f"), read[:, :, None], axis=1)
-    return (x @ p["output/kernel"] + p["output/bias"]).reshape(len(x), -1, run.task.classes), np.array(passed)
+    return (x @ p["output/kernel"] + p["output/bias"]).reshape(len(x), -1, run.task.interface.classes), np.array(passed)
 
 
 def losses_of(logits, targets):
@@ -273,7 +273,7 @@ def test_without_heads_it_answers_as_a_forward_pass_that_is_written_out(request,
     kept[{"a layer": 0, "the last layer": 1, "a head of each": ([0, 1], [2, 3])}[gone]] = False
     _, passed = without(run, split.inputs, np.ones((2, 4), bool), np.zeros(2))
     tokens = np.asarray(run.task.encode(jnp.asarray(split.inputs)))
-    real = np.ones(tokens.shape[:2], bool) if run.task.pad is None else tokens != run.task.pad
+    real = np.ones(tokens.shape[:2], bool) if run.task.interface.pad is None else tokens != run.task.interface.pad
     instead = np.zeros((2, *passed.shape[2:]))
     if by == "mean":
         for token in np.flatnonzero(real.any(axis=0)):

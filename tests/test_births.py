@@ -165,7 +165,8 @@ def test_a_birth_is_part_of_what_a_run_is(tiny_folder):
                                          ("listops", {"longest": 24, "shortest": 8})])
 def test_a_task_on_its_own_inputs_asks_for_the_next_token(name, sizes):
     plain, task = tasks.find(name)(**sizes), tasks.find(f"self-{name}")(**sizes)
-    assert (task.tokens, task.queries, task.settings()) == (plain.tokens, plain.tokens, plain.settings())
+    tokens, asked = plain.interface.tokens, task.interface
+    assert (asked.tokens, asked.queries, task.settings()) == (tokens, tokens, plain.settings())
     noise = np.random.default_rng(0)
     if name == "mnist":
         inputs = noise.integers(0, 256, (3, 28, 28, 1), np.uint8)
@@ -174,11 +175,11 @@ def test_a_task_on_its_own_inputs_asks_for_the_next_token(name, sizes):
         inputs[1, 10:] = 0
     else:
         inputs = plain.load()["validation"].inputs[:3]
-    targets = np.asarray(task._following(jnp.asarray(inputs))).reshape(3, plain.tokens, -1)
+    targets = np.asarray(task._following(jnp.asarray(inputs))).reshape(3, tokens, -1)
     symbols = np.asarray(plain.symbols(jnp.asarray(inputs)))
     assert (targets[:, -1] == UNSCORED).all()
     assert np.array_equal(targets[:, :-1], symbols[:, 1:])
-    assert symbols.max() < task.classes and targets.shape[2] == task.answers_per_query
+    assert symbols.max() < asked.classes and targets.shape[2] == asked.answers_per_query
     if name == "listops":
         assert (targets[1, 9:] == UNSCORED).all() and (targets[1, :9, 0] == inputs[1, 1:10]).all()
 

@@ -16,8 +16,9 @@ from fpt.config import Config
 from fpt.gpt2 import dropout
 from fpt.model import Model, apply, shapes_of
 from fpt.randomness import keep_mask, stream
-from fpt.task import Preset, Split, Task
+from fpt.task import Batch, Interface
 from fpt.trainer import Condition, Trainer
+from tests.conftest import Stub
 from tasks.bits import BitXor
 
 EXAMPLES, TOKENS, WIDTH, HEADS = 24, 6, 32, 2
@@ -32,12 +33,10 @@ PLACES = {"input": "input", "embedding": "embedding", **{f"{branch} {layer}": "r
 
 
 @dataclasses.dataclass(frozen=True)
-class Fixed(Task):
+class Fixed(Stub):
     """One batch, the same at every step."""
 
-    name = "fixed"
-    presets = {"laptop": Preset("tiny", EXAMPLES, 1, 1e-3, 1)}
-    tokens, width, classes = TOKENS, WIDTH, 2
+    interface = Interface(tokens=TOKENS, width=WIDTH, classes=2)
 
     def draw(self, train, key, step, batch):
         return batch_of(batch)
@@ -46,15 +45,15 @@ class Fixed(Task):
         return inputs
 
 
-class Symbols(Task):
+class Symbols(Stub):
     """A task of symbols, as far as a model must know it."""
 
-    tokens, vocabulary, classes = TOKENS, 5, 2
+    interface = Interface(tokens=TOKENS, vocabulary=5, classes=2)
 
 
 def batch_of(size):
     noise = np.random.default_rng(0)
-    return Split(noise.standard_normal((size, TOKENS, WIDTH), np.float32), noise.integers(0, 2, (size, 1)).astype(np.int32))
+    return Batch(noise.standard_normal((size, TOKENS, WIDTH), np.float32), noise.integers(0, 2, (size, 1)).astype(np.int32))
 
 
 def weights(branch=None):

@@ -44,7 +44,7 @@ def test_frozen_leaves_stay_to_the_bit_and_trained_ones_move(train):
         moved = np.asarray(value) != start[name]
         assert moved.any(), name
         if name == "body/wpe":
-            assert not moved[0, trainer.task.tokens :].any()
+            assert not moved[0, trainer.task.interface.tokens :].any()
 
 
 def test_moments_are_of_trained_parameters_only():

@@ -20,7 +20,7 @@ def _train(task, count=50):
 @pytest.mark.parametrize("task", [Mnist(), Cifar10(augment=False), Cifar10Lra(augment=False)], ids=lambda t: t.name)
 def test_a_batch_without_augmentation_holds_the_images(task):
     train = _train(task)
-    inputs, targets = jax.jit(lambda: task.draw(train, jax.random.key(0), 2, 16))()
+    inputs, targets, _ = jax.jit(lambda: task.draw(train, jax.random.key(0), 2, 16))()
     assert inputs.dtype == jnp.uint8 and targets.shape == (16, 1) and targets.dtype == jnp.int32
     np.testing.assert_array_equal(inputs, train.inputs[targets[:, 0]])
 
@@ -110,11 +110,12 @@ def test_patches_in_reading_order(task):
     margin = (task.side - images.shape[1]) // 2
     padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0))) / 255
     tokens = np.asarray(jax.jit(task.encode)(images))
-    assert tokens.shape == (3, task.tokens, task.width) and tokens.dtype == np.float32
+    asked = task.interface
+    assert tokens.shape == (3, asked.tokens, asked.width) and tokens.dtype == np.float32
     grid, patch = task.side // task.patch, task.patch
-    for token in range(task.tokens):
+    for token in range(asked.tokens):
         row, column = token // grid * patch, token % grid * patch
-        for feature in range(task.width):
+        for feature in range(asked.width):
             down, rest = divmod(feature, patch * task.channels)
             across, channel = divmod(rest, task.channels)
             pixel = padded[:, row + down, column + across, channel]
@@ -129,7 +130,8 @@ def test_patches_in_reading_order(task):
     (Cifar10Lra(), 1_024, 1, [-1], [1]),
 ], ids=["mnist", "mnist-32", "cifar10", "cifar10-lra"])
 def test_sizes_and_normalisation_are_the_published_ones(task, tokens, width, low, high):
-    assert (task.tokens, task.width, task.classes, task.answers) == (tokens, width, 10, 1)
+    asked = task.interface
+    assert (asked.tokens, asked.width, asked.classes, asked.answers) == (tokens, width, 10, 1)
     side = 28 if task.name == "mnist" else 32
     for value, expected in ((0, low), (255, high)):
         encoded = task.encode(jnp.full((1, side, side, task.channels), value, jnp.uint8))
@@ -140,7 +142,7 @@ def test_sizes_and_normalisation_are_the_published_ones(task, tokens, width, low
 def test_each_token_has_a_label():
     for task in (Mnist(), Mnist(side=32), Cifar10(), Cifar10Lra()):
         example = np.asarray(_train(task, 1).inputs)[0]
-        assert len(set(task.token_labels(example))) == task.tokens
+        assert len(set(task.token_labels(example))) == task.interface.tokens
     labels = Cifar10().token_labels(np.zeros((32, 32, 3), np.uint8))
     assert labels[0] == "rows 0-3, columns 0-3" and labels[8 * 3 + 5] == "rows 12-15, columns 20-23"
     assert Cifar10Lra().token_labels(np.zeros((32, 32, 1), np.uint8))[32 * 3 + 5] == "row 3, column 5"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpt.errors import UserError
-from tasks import listops
+from tasks import listops, predictors
 from tasks.expressions import CLOSE, FIRST, OPERATORS, WORDS, ZERO, Law, draw, draw_block, draw_distinct, evaluate, read, write
 from tasks.listops import ListOps, ListOpsOriginal
 
@@ -256,7 +256,7 @@ def test_floors_tell_apart_what_the_root_operator_can_use_and_nothing_else():
         views["direct"].append((root, _use(root, first + last), len(inner)))
     symbols = [read(text) for text in texts]
     rows = np.array([row + [0] * (40 - len(row)) for row in symbols], np.uint8)
-    found = listops.summarise(rows)
+    found = predictors.summarise(rows)
     for name, view in views.items():
         pairs = set(zip(view, found[f"root operator, {name} digits"].tolist()))
         assert len(pairs) == len({one for one, _ in pairs}) == len({number for _, number in pairs}), name
@@ -349,9 +349,10 @@ def test_the_original_loses_closing_brackets_and_the_tail(tmp_path, monkeypatch)
         cut = strip(symbols)[:512]
         assert row[: len(cut)].tolist() == cut and not row[len(cut):].any() and target[0] == value
     assert inputs[-1, :8].tolist() == [*strip(short[0]), 0, 0]
-    assert task.vocabulary == 15 and inputs.max() < 15
-    assert task.pad is None  # position 511 is read, whatever is there
-    assert task.tokens == 512 and task.queries == 1
+    asked = task.interface
+    assert asked.vocabulary == 15 and inputs.max() < 15
+    assert asked.pad is None  # position 511 is read, whatever is there
+    assert asked.tokens == 512 and asked.queries == 1
 
 
 @pytest.mark.parametrize("sizes", [

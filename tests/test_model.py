@@ -14,5 +14,5 @@ def test_the_output_layer_holds_the_classes_of_a_querys_answers_one_answer_after
     model = build(task, GPT2(layers=1, width=8, heads=2, positions=4))
     values = {name: np.zeros(shape, np.float32) for name, shape in shapes_of(model, task).items()}
     values["output/bias"] = np.arange(6, dtype=np.float32)
-    logits = jax.jit(lambda tokens: apply(model, values, tokens)[0])(np.zeros((1, task.tokens, 3), np.float32))
+    logits = jax.jit(lambda tokens: apply(model, values, tokens)[0])(np.zeros((1, task.interface.tokens, 3), np.float32))
     assert logits.tolist() == [2 * [[0, 1], [2, 3], [4, 5]]]  # of two queries, three answers each

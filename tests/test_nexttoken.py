@@ -25,7 +25,7 @@ TRAIN = 13 * CONTEXT + 1  # tokens: twelve windows, and one for the phase
 def draw():
     """(seed, step) -> a batch of four windows of the stream 0, 1, 2, ..."""
     train = Split(jnp.arange(TRAIN, dtype=jnp.uint16), jnp.zeros((0, CONTEXT), jnp.int32))
-    drawn = jax.jit(lambda key, step: Language(context=CONTEXT).draw(train, key, step, 4))
+    drawn = jax.jit(lambda key, step: Language(context=CONTEXT).draw(train, key, step, 4)[:2])
     return lambda seed, step: Split(*map(np.asarray, drawn(jax.random.key(seed), step)))
 
 
@@ -62,7 +62,7 @@ def test_the_shortest_text_that_is_taken_can_be_drawn_from(monkeypatch):
         with pytest.raises(UserError, match="--context 8 needs"):
             task.load(Path("data"))
     streams["train"] = np.arange(17, dtype=np.uint16)
-    inputs, targets = task.draw(task.load(Path("data"))["train"], jax.random.key(0), 0, 2)
+    inputs, targets, _ = task.draw(task.load(Path("data"))["train"], jax.random.key(0), 0, 2)
     assert (targets == inputs + 1).all()
 
 
@@ -89,7 +89,7 @@ def _period(row):
 @pytest.mark.parametrize(("varied", "periods"), [(False, {16}), (True, set(range(4, 17)))])
 def test_what_is_to_be_copied_repeats_after_half_the_context_or_from_an_eighth_on(varied, periods):
     task = Copying(vocabulary=1000, context=32, varied=varied)
-    inputs, targets = map(np.asarray, task.draw(None, jax.random.key(0), 3, 400))
+    inputs, targets = map(np.asarray, task.draw(None, jax.random.key(0), 3, 400)[:2])
     assert {_period(row) for row in targets} == periods
     assert (inputs[:, 0] == BEGIN).all() and np.array_equal(inputs[:, 1:], targets[:, :-1])
     assert targets.min() == 1 and targets.max() == 999

@@ -12,7 +12,7 @@ from fpt.gpt2 import GPT2
 from fpt.config import Config
 from fpt.model import build, shapes_of
 from fpt.optimization import rate_factor, transformation
-from fpt.task import UNSCORED, Split
+from fpt.task import UNSCORED, Batch, Split
 from fpt.trainer import Condition, Trainer, restart
 from tasks.copying import Copying
 
@@ -34,15 +34,20 @@ def trainer_of(geometry=TINY, anywhere=True, **settings):
 @pytest.fixture(scope="module")
 def whole():
     """The gradient of a whole batch as a function of it, and the batch."""
-    trainer, values = trainer_of()
-    compute = jax.jit(lambda batch: trainer.gradient(values, {}, batch, jax.random.key(1)), compiler_options=QUICK)
-    return compute, Split(*map(np.array, trainer.task.draw(None, jax.random.key(0), 0, 16)))
+    trainer, _ = trainer_of()
+    return gradient_of(), Split(*map(np.array, trainer.task.draw(None, jax.random.key(0), 0, 16)[:2]))
+
+
+def gradient_of(**settings):
+    """The gradient of a batch that may begin anywhere, as a function of its examples."""
+    trainer, values = trainer_of(**settings)
+    compute = lambda split: trainer.gradient(values, {}, Batch(*split, anywhere=True), jax.random.key(1))
+    return jax.jit(compute, compiler_options=QUICK)
 
 
 def test_the_gradient_of_two_halves_is_that_of_the_whole_batch(whole):
     compute, batch = whole
-    (figures, gradient), (trainer, values) = compute(batch), trainer_of(accumulate=2)
-    found, other = jax.jit(trainer.gradient, compiler_options=QUICK)(values, {}, batch, jax.random.key(1))
+    (figures, gradient), (found, other) = compute(batch), gradient_of(accumulate=2)(batch)
     np.testing.assert_allclose(found, figures, atol=1e-6)
     for name, value in gradient.items():
         assert np.abs(value).max() > 1e-4, name
@@ -54,9 +59,8 @@ def test_parts_count_by_their_scored_answers(whole, answers):
     """The first half of the examples has few scored answers, or none."""
     compute, (inputs, targets) = whole
     few = (np.arange(16)[:, None] < 8) & (np.arange(16) >= answers)
-    batch, (trainer, values) = Split(inputs, np.where(few, UNSCORED, targets)), trainer_of(accumulate=2)
-    (figures, gradient), key = compute(batch), jax.random.key(1)
-    found, other = jax.jit(trainer.gradient, compiler_options=QUICK)(values, {}, Split(*map(jnp.asarray, batch)), key)
+    batch = Split(inputs, np.where(few, UNSCORED, targets))
+    (figures, gradient), (found, other) = compute(batch), gradient_of(accumulate=2)(batch)
     np.testing.assert_allclose(found, figures, atol=1e-6)
     for name, value in gradient.items():
         np.testing.assert_allclose(other[name], value, atol=1e-6, err_msg=name)

@@ -13,9 +13,10 @@ from fpt.gpt2 import ACTIVATIONS, BODIES, GPT2
 from fpt.config import Config
 from fpt.load import LoadedBody
 from fpt.model import Model, apply
-from fpt.task import Preset, Split, Task
+from fpt.task import Batch, Interface
 from fpt.trainer import Condition, Trainer
 from tests import make_parity as parity
+from tests.conftest import Stub
 
 try:
     import torch
@@ -76,16 +77,14 @@ STEPS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Fixed(Task):
+class Fixed(Stub):
     """Batches that are known beforehand, one for each step."""
 
-    name = "fixed"
-    presets = {"laptop": Preset("tiny", parity.BATCH, 1, parity.RATE, 1)}
-    tokens, width, classes = parity.TOKENS, parity.WIDTH, parity.CLASSES
+    interface = Interface(tokens=parity.TOKENS, width=parity.WIDTH, classes=parity.CLASSES)
 
     def draw(self, train, key, step, batch):
         known = [parity.batch(parity.FIRST_BATCH + number) for number in range(STEPS)]
-        return Split(*(jnp.stack(parts)[step] for parts in zip(*known)))
+        return Batch(*(jnp.stack(parts)[step] for parts in zip(*known)))
 
     def encode(self, inputs):
         return inputs
@@ -114,7 +113,7 @@ def near(found, expected, name):
 def test_gradients_and_a_clipped_step_are_torchs():
     trainer, trainable, frozen = trained()
     wanted = stored("gelu_new")
-    gradient = jax.grad(trainer.loss, has_aux=True)(trainable, frozen, Split(*parity.batch()))[0]
+    gradient = jax.grad(trainer.loss, has_aux=True)(trainable, frozen, Batch(*parity.batch()))[0]
     assert {f"gradient/{name}" for name in gradient} == {name for name in wanted if name.startswith("gradient/")}
     for name, value in gradient.items():
         near(value, wanted[f"gradient/{name}"], name)

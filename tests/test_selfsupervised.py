@@ -12,7 +12,7 @@ from fpt.task import UNSCORED, Split
     ("mnist", {"patch": 28}), ("bit-xor", {"bits": 1, "strings": 1}), ("listops", {"shortest": 1, "longest": 1}),
 ])
 def test_an_example_of_one_token_is_refused(name, sizes):
-    assert tasks.find(name)(**sizes).tokens == 1
+    assert tasks.find(name)(**sizes).interface.tokens == 1
     with pytest.raises(UserError, match=f"self-{name}: an example is one token"):
         tasks.find(f"self-{name}")(**sizes)
 
@@ -26,3 +26,19 @@ def test_examples_of_which_nothing_is_scored_have_a_floor():
     task = tasks.find("self-listops")(shortest=1, longest=4)
     nothing = Split(np.array([[3, 0, 0, 0]]), np.full((1, 4), UNSCORED))
     assert task.floors({}, nothing) == {"majority": 0}
+
+
+@pytest.mark.parametrize("name", ["self-bit-xor", "copy", "language"])
+def test_tasks_of_next_tokens_are_ranked_by_their_loss(name):
+    scores = [{"loss": None, "accuracy": 0.9}, {"loss": 2.0, "accuracy": 0.8}, {"loss": 1.0, "accuracy": 0.1}]
+    assert sorted(scores, key=tasks.find(name)().rank) == scores
+
+
+def test_other_tasks_are_ranked_by_their_accuracy():
+    scores = [{"loss": None, "accuracy": 0.9}, {"loss": 1.0, "accuracy": 0.1}, {"loss": 2.0, "accuracy": 0.8}]
+    assert sorted(scores, key=tasks.find("bit-xor")().rank) == scores
+
+
+def test_no_token_holds_the_answer_to_what_comes_next():
+    task = tasks.find("self-bit-xor")()
+    assert task.answer_tokens(task.load()["validation"].inputs) == {}
