@@ -51,7 +51,7 @@ class RoleSet:
         for example.  A set that has a name may name roles that the body lacks.
         """
         layers = [parameter.layer for parameter in table.values() if parameter.layer is not None]
-        asked = {part.partition("@")[0] for part in self.text.split("+")} - NAMES.keys()
+        asked = {part.partition("@")[0] for part in self.text.split("+")} & {*ROLES}
         for term in self.terms:
             role, first, last = term
             if first is not None and last not in layers:
