@@ -92,12 +92,12 @@ def factors(texts: Iterable[str]) -> list[tuple[RoleSet, float]]:
     """
     found = []
     for text in texts:
-        name, equals, number = text.partition("=")
+        name, _, number = text.partition("=")
         try:
             factor = float(number)
         except ValueError:
             factor = 0.0
-        if not equals or not 0 < factor < float("inf"):
+        if not name or not 0 < factor < float("inf"):
             raise UserError(f"--rates takes a role and a positive factor, norm=0.1 for example, "
                             f"not {text!r}")
         found.append((parse(name), factor))
