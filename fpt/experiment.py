@@ -51,9 +51,8 @@ class Experiment:
         self.test = splits.sample(self.data, "test", examples)
         self.probes = {name: self.data[name] for name in self.task.probes}
         self.model, self.source = model_of(config), Source(config, found, runs)
-        table = {name: self.source.table[name] for name in self.source.trainable}
         for run in runs:
-            optimization.rates(run, table)  # refuses factors that apply to nothing
+            optimization.rates(run, self.source.table)  # refuses factors that apply to nothing
         tokens = self.task.interface.tokens
         if batch.anywhere and config.geometry.positions is not None:
             tokens = config.geometry.positions

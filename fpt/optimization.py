@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from fpt import roles
 from fpt.body import Table
 from fpt.config import Config
-from fpt.roles import factors
+from fpt.errors import UserError
 
 
 def transformation(config: Config, table: Table) -> optax.GradientTransformation:
@@ -47,11 +48,15 @@ def schedule(config: Config, step):
 
 
 def rates(config: Config, table: Table) -> dict[str, float]:
-    """Computes the learning rate of each parameter: `lr`, times the last factor of its role.
+    """Computes the learning rate of each trained parameter: `lr`, times the last factor of its role.
 
-    Raises UserError for a factor that applies to no parameter of the table.
+    Raises UserError for a factor that applies to no parameter that is trained.
     """
-    found = dict.fromkeys(table, config.lr)
-    for chosen, factor in factors(config.rates):
-        found |= dict.fromkeys(chosen.among(table), config.lr * factor)
+    found = dict.fromkeys(roles.parse(config.train).among(table), config.lr)
+    for chosen, factor in roles.factors(config.rates):
+        names = [name for name in chosen.among(table) if name in found]
+        if not names:
+            raise UserError(f"--rates {chosen.text}={factor:g}: --train {config.train} trains no such "
+                            "parameter; leave the factor out, or train these roles")
+        found |= dict.fromkeys(names, config.lr * factor)
     return found

@@ -51,7 +51,7 @@ class RoleSet:
         for example.  A set that has a name may name roles that the body lacks.
         """
         layers = [parameter.layer for parameter in table.values() if parameter.layer is not None]
-        asked = {part.partition("@")[0] for part in self.text.split("+")} - NAMES.keys()
+        asked = {part.partition("@")[0] for part in self.text.split("+")} & {*ROLES}
         for term in self.terms:
             role, first, last = term
             if first is not None and last not in layers:
@@ -92,12 +92,12 @@ def factors(texts: Iterable[str]) -> list[tuple[RoleSet, float]]:
     """
     found = []
     for text in texts:
-        name, equals, number = text.partition("=")
+        name, _, number = text.partition("=")
         try:
             factor = float(number)
         except ValueError:
             factor = 0.0
-        if not equals or not 0 < factor < float("inf"):
+        if not name or not 0 < factor < float("inf"):
             raise UserError(f"--rates takes a role and a positive factor, norm=0.1 for example, "
                             f"not {text!r}")
         found.append((parse(name), factor))

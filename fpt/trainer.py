@@ -70,11 +70,10 @@ class Trainer:
 
     def condition(self, configs: list[Config]) -> Condition:
         """Makes the condition of the runs of a stack."""
-        trained = {name: one for name, one in self.table.items() if name not in self.axes}
-        found = [rates(config, trained) for config in configs]
+        found = [rates(config, self.table) for config in configs]
         return Condition(
             jnp.stack([run_key(config.seed, config.stream) for config in configs]),
-            {name: jnp.array([run[name] for run in found], jnp.float32) for name in trained})
+            {name: jnp.array([run[name] for run in found], jnp.float32) for name in found[0]})
 
     def loss(self, trainable, frozen, batch: Batch, key=None):
         """Computes mean cross-entropy over a batch's answers, and accuracy; `key` draws the dropout.

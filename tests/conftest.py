@@ -1,4 +1,4 @@
-"""What all tests share: CPU, no network, no cache but the session's own, and small bodies."""
+"""Gives all tests four CPU devices, strict types, a cache of their own and small bodies."""
 
 import atexit
 import os
@@ -9,7 +9,8 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
-# A program that several tests run, in processes of their own too, is compiled once; by `tests.mutations`, once for all mutants.
+# A program that several tests run, in processes of their own too, is compiled once; under
+# `tests.mutations` once for all mutants.
 if compiled := os.environ.get("FPT_TEST_COMPILED"):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
 else:
@@ -41,7 +42,7 @@ class Stub(Task):
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """Nothing is read from the user's cache, and nothing is written there."""
+    """Puts a folder in the place of the user's cache, which is neither read nor written."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["FPT_CACHE"] = str(folder)
     return folder
@@ -49,7 +50,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """A checkpoint of a random two-layer body."""
+    """Makes a checkpoint of a random two-layer body."""
     folder = tmp_path_factory.mktemp("bodies") / "tiny"
     checkpoint.write(folder, TINY, draw_body(TINY, jax.random.key(5)))
     return folder
@@ -57,11 +58,15 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained_pair(tiny_folder, tmp_path_factory):
-    """A run of bit XOR with two kept steps, and its random twin.  Whoever writes into their folders takes copies."""
+    """Trains a run of bit XOR with two kept steps, and its random twin.
+
+    Whoever writes into their folders takes copies.
+    """
     from fpt import Config, train
     from tasks.bits import BitXor
 
-    out, common = tmp_path_factory.mktemp("trained"), dict(steps=40, batch=8, lr=1e-2, eval_every=20)
+    out = tmp_path_factory.mktemp("trained")
+    common = dict(steps=40, batch=8, lr=1e-2, eval_every=20)
     train(Config(BitXor(bits=3), str(tiny_folder), **common), out, quiet=True, keep=2)
     first, = out.iterdir()
     train(Config(BitXor(bits=3), str(tiny_folder), load="none", **common), out, quiet=True)
@@ -71,17 +76,18 @@ def trained_pair(tiny_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(trained_pair, tmp_path_factory):
-    """Copies of the run with two kept steps and of its random twin, for one file of tests."""
+    """Copies the run with two kept steps and its random twin, for one file of tests."""
     out = tmp_path_factory.mktemp("pair")
     return tuple(shutil.copytree(folder, out / folder.name) for folder in trained_pair)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium without a window.  Tests that need it are skipped, with the reason, where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
+    """Starts Chromium without a window; skips the tests that need it where there is none."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+    known = ("chromium", "chromium-browser", "google-chrome")
+    if not (chromium := next(filter(None, map(shutil.which, known)), None)):
         pytest.skip("there is no chromium on this machine: apt-get install chromium")
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=chromium)
@@ -91,15 +97,20 @@ def browser():
 
 @pytest.fixture
 def opened(browser):
-    """`opened(file, "#sort=-test", width=380)` -> the page in a browser, which must not complain or ask the network."""
+    """Opens a page in a browser, which must neither complain nor ask the network.
+
+    For example: `opened(file, "#sort=-test", width=380)`.
+    """
     complaints, contexts = [], []
 
     def call(file, address="", width=1280, **settings):
-        contexts.append(context := browser.new_context(**{"viewport": {"width": width, "height": 900}} | settings))
+        viewport = {"viewport": {"width": width, "height": 900}}
+        contexts.append(context := browser.new_context(**viewport | settings))
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: re.match("(file|data|blob):", request.url) or complaints.append(request.url))
+        page.on("request", lambda request: re.match("(file|data|blob):", request.url)
+                or complaints.append(request.url))
         page.goto(file.as_uri() + address)
         return page
 
@@ -111,7 +122,10 @@ def opened(browser):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """`command("train", "bit-xor", ...)` -> exit code, standard output, standard error, in this process."""
+    """Runs a command in this process: `command("train", "bit-xor", ...)`.
+
+    Returns its exit code, standard output and standard error.
+    """
     def call(module, *arguments):
         import importlib
 
@@ -131,12 +145,16 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture
 def refused(command, tmp_path, monkeypatch):
-    """`refused("unknown task", "train", "bit-xro")`: the command is refused with these words, and leaves nothing."""
+    """Checks that a command is refused with some words, and leaves nothing behind.
+
+    For example: `refused("unknown task", "train", "bit-xro")`.
+    """
     def check(said, *arguments):
         monkeypatch.chdir(tmp_path)
         before = set(tmp_path.rglob("*"))
         code, _, err = command(*arguments)
-        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and said in err, (code, err)
+        assert code == 2 and err.startswith("error: ") and said in err, (code, err)
+        assert err.count("\n") == 1, err
         assert set(tmp_path.rglob("*")) == before
 
     return check

@@ -18,6 +18,7 @@ from fpt.model import Model, apply, shapes_of
 from fpt.randomness import keep_mask, stream
 from fpt.task import Batch, Interface
 from fpt.trainer import Condition, Trainer
+from tests.conftest import Stub
 from tasks.bits import BitXor
 from tests.conftest import Stub
 
