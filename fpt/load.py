@@ -94,7 +94,7 @@ class LoadedRun:
     def __init__(self, folder: Path, body: Path | str | LoadedBody | LoadedRun | None = None,
                  task_file: Path | None = None):
         self.folder = folder
-        config = _configuration(folder, task_file)
+        config = configuration(folder, task_file)
         if isinstance(body, LoadedBody | LoadedRun):
             if body.checkpoint is None:
                 raise UserError(f"the body for {folder} was drawn, not loaded from a checkpoint; "
@@ -216,8 +216,10 @@ class LoadedRun:
             values = {name: value for name, value in values.items()
                       if self.table[name].role not in ("input", "output")}
         seeds = list(self.checkpoint.seeds) if self.checkpoint else []
-        grown = any(self.table[name].owner == "body" for name in self.trainable)
-        if grown and not tied and not self.config.stream:
+        # What a run took over from those that it begins from, they may have trained.
+        names = [*self.trainable, *(self._stored if self.config.begins else ())]
+        grown = any(self.table[name].owner == "body" for name in names)
+        if grown and not tied and (self.config.begins or not self.config.stream):
             seeds.append(self.config.seed)
         with whole_folder(folder) as part:
             checkpoints.write(part, geometry, values, dtype, seeds)
@@ -237,7 +239,7 @@ def load_run(folder: Path | str, body: Path | str | LoadedBody | LoadedRun | Non
     return LoadedRun(Path(folder), body, task_file and Path(task_file))
 
 
-def _configuration(folder: Path, task_file: Path | None) -> Config:
+def configuration(folder: Path, task_file: Path | None = None) -> Config:
     """Reads the configuration of a run's folder, and checks that the folder's name stands for it."""
     file, stated = folder / records.CONFIG, records.read_json(folder / records.CONFIG)
     if task_file and not stated.get("task_file"):

@@ -277,8 +277,8 @@ def ended(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     result, (trained, identity) = summary(folder)["result"], unpack(folder / TRAINABLE)
     if result.get("trainable", digest(trained)) != digest(trained):
         raise UserError(f"{folder / TRAINABLE} does not hold what the result is of; train the run again")
-    whole = f"{digest(trained)}{identity['frozen']}"
-    return frozen(folder) | trained, hashlib.sha256(whole.encode()).hexdigest()[:32]
+    values = frozen(folder) | trained
+    return values, hashlib.sha256(f"{digest(values)}{identity['frozen']}".encode()).hexdigest()[:32]
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
