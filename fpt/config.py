@@ -178,7 +178,7 @@ def digest_of(stated: dict[str, Any], task_file: str | None) -> str:
     if stated["geometry"]:
         stated.pop("body")  # where a body lies does not matter, what it is does
     if stated.get("begins"):
-        stated.pop("start")
+        stated.pop("start", None)
     text = json.dumps(stated, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

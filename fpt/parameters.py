@@ -173,6 +173,8 @@ class Source:
         """Reads what the run that this one begins from ended with, as far as no checkpoint has it."""
         if config.begins not in self._starts:
             folder = Path(config.start)
+            if not folder.is_dir():
+                raise UserError(f"no folder {folder}, which this run begins from; put it back")
             values, begins = records.ended(folder)
             if begins != config.begins:
                 raise UserError(f"{folder} no longer holds what this run begins with; put that "

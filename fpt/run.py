@@ -16,14 +16,14 @@ from fpt.experiment import Experiment
 from fpt.files import data_folder
 from fpt.interrupt import interruptible
 from fpt.progress import Steps
-from fpt.stack import PACE, Log, Pace, Stack
+from fpt.stack import Log, Pace, Stack
 
 MEMORY_SHARE = 0.85  # of the device's memory that a stack may take
 
 
 def train(configs: Config | Iterable[Config], out: Path | str = "runs",
           data_dir: Path | str | None = None, quiet: bool = False, keep: int = 0,
-          log: Log | None = None, pace: Pace = PACE) -> list[dict[str, Any]]:
+          log: Log | None = None, pace: Pace | None = None) -> list[dict[str, Any]]:
     """Trains every run that is not finished yet, in as few stacks as fit; returns their results.
 
     out: the folder of run folders.  data_dir: where data lie, else `FPT_DATA`.  keep: at how many
@@ -35,6 +35,7 @@ def train(configs: Config | Iterable[Config], out: Path | str = "runs",
     is left alone; where the data's folder is named, the data are compared with those it was trained
     with.  Raises UserError for what cannot be done, Interrupted at Ctrl-C.
     """
+    pace = pace or Pace()
     begun = pace.clock()
     asked = list(configs) if isinstance(configs, Iterable) else [configs]
     if strange := [config for config in asked if not isinstance(config, Config)]:
@@ -82,9 +83,10 @@ def resolved(configs: Iterable[Config]) -> list[tuple[Config, Checkpoint | None]
             found[common] = parameters.resolve(common)
         ready, checkpoint = found[common]
         if checkpoint and config.seed in checkpoint.seeds and not config.stream:
-            raise UserError(f"the body in {checkpoint.folder} was trained under seed {config.seed}; "
-                            "a run under the same seed draws the input and output layers that it "
-                            "grew around, and knows answers untrained: choose another --seed")
+            raise UserError(f"the body in {checkpoint.folder} was trained under seed "
+                            f"{config.seed}; a run under the same seed draws the input and output "
+                            "layers that it grew around, and knows answers untrained: choose "
+                            "another --seed")
         config = dataclasses.replace(config, body=ready.body, load=ready.load,
                                      geometry=ready.geometry, checkpoint=ready.checkpoint)
         runs.append((config, checkpoint))

@@ -36,9 +36,6 @@ class Pace:
     save_share: float = 0.05  # of the time, at most, for writing states
 
 
-PACE = Pace()
-
-
 class Stack:
     """Holds a stack: its state on the device, its history on the host."""
 
