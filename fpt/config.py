@@ -263,7 +263,7 @@ def digest_of(stated: dict[str, Any], files: Mapping[str, str]) -> str:
     if stated["geometry"]:
         stated.pop("body")  # where a body lies does not matter, what it is does
     if stated.get("begins"):
-        stated.pop("start")  # likewise
+        stated.pop("start", None)  # likewise
     text = json.dumps(stated, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

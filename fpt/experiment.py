@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fpt import contract, contract_data, counts, optimization, roles, splits
 from fpt.checkpoint import Checkpoint
@@ -58,11 +57,14 @@ class Experiment:
             tokens = config.geometry.positions
         self.counts = counts.count(self.source.table, roles.parse(config.train), config.geometry,
                                    tokens)
-        origin = f"loads {config.load} from {found.folder}" if found else "random, nothing loaded"
+        weights = f" from {found.folder}" if found else ""
+        origin = f"loads {config.load}{weights}" if found else "random, nothing loaded"
         if config.birth != "weights":
-            source = f" from {found.folder}" if found else ""
-            origin = f"{config.birth} for {config.load}{source}"
+            origin = f"{config.birth} for {config.load}{weights}"
         say(f"{self.task.name}: body {config.body} ({origin}), trains {config.train}")
+        if starts := list(dict.fromkeys(run.start for run in runs if run.begins)):
+            others = f" and {len(starts) - 1} others" if len(starts) > 1 else ""
+            say(f"begins where {Path(starts[0]).name}{others} ended")
         say(counts.describe(self.counts))
         self.floors = {name: finite(value) for name, value
                        in contract.call(self.task, "floors", self.data, self.test).items()}
@@ -93,9 +95,3 @@ class Experiment:
         """Computes what else the task makes of a score on test and of those on its probes."""
         found = self.task.figures(self.data, self.test, score, probes)
         return {name: finite(value) for name, value in found.items()}
-
-
-def unstacked(tree: Any, runs: int) -> list[Any]:
-    """Copies a tree of arrays [R, ...] to the host, and gives each run its part."""
-    host = jax.tree.map(np.asarray, tree)
-    return [jax.tree.map(lambda leaf: leaf[number], host) for number in range(runs)]

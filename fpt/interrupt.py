@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class Interrupted(KeyboardInterrupt):
@@ -16,10 +16,11 @@ class Stop(Exception):
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list instead of letting them cut a step in two.
+def interruptible(save: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Keeps SIGINT and SIGTERM from cutting a training step in two; a second signal does cut.
 
-    A second signal does cut.
+    Yields a function to be called between steps: once a signal has come, it leaves the context by
+    raising Stop, `save` writes the state, and Interrupted is raised.
     """
     asked: list[int] = []
 
@@ -28,13 +29,21 @@ def stop_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         asked.append(number)
 
+    def check():
+        if asked:
+            raise Stop
+
     try:
         before = {number: signal.signal(number, handle)
                   for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # outside the main thread, signals are the caller's
         before = {}
     try:
-        yield asked
+        yield check
+    except Stop:
+        save()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if asked:
+        raise Interrupted(signal.Signals(asked[0]).name)

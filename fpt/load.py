@@ -26,6 +26,8 @@ from fpt.model import BODY, apply, body_table, draw_body
 from fpt.randomness import stream
 from fpt.trainer import Trainer
 
+NO_FILES: Mapping[str, Path | None] = MappingProxyType({})
+
 
 class LoadedBody:
     """A GPT-2 body with its weights: `body(embeds) -> hidden`, compiled once for each shape."""
@@ -92,10 +94,10 @@ class LoadedRun:
     """A trained model: `run(inputs) -> logits`, with its configuration and its result."""
 
     def __init__(self, folder: Path, body: Path | str | LoadedBody | LoadedRun | None = None,
-                 files: Mapping[str, Path | None] = MappingProxyType({})):
+                 files: Mapping[str, Path | None] = NO_FILES):
         """See `load_run`; files: where those lie now that define task and body."""
         self.folder = folder
-        config = _configuration(folder, files)
+        config = configuration(folder, files)
         if isinstance(body, LoadedBody | LoadedRun):
             if body.checkpoint is None:
                 raise UserError(f"the body for {folder} was drawn, not loaded from a checkpoint; "
@@ -246,7 +248,7 @@ def load_run(folder: Path | str, body: Path | str | LoadedBody | LoadedRun | Non
     return LoadedRun(Path(folder), body, files)
 
 
-def _configuration(folder: Path, given: Mapping[str, Path | None]) -> Config:
+def configuration(folder: Path, given: Mapping[str, Path | None] = NO_FILES) -> Config:
     """Reads the configuration of a run's folder, and checks that the folder's name stands for it.
 
     given: where the files lie now that define its task and its body, for those that a user names.

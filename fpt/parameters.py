@@ -8,7 +8,6 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,6 @@ from fpt.randomness import stream
 # The settings that say what parameters a run begins with.
 INITIAL = {"task", "body", "layers", "width", "load", "birth", "redraw", "init", "body_seed",
            "body_file"}
-NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
@@ -159,13 +157,14 @@ class Source:
         return self.dtype if frozen_matrix else np.float32
 
     def values(self, config: Config, names: Sequence[str],
-               stored: Mapping[str, np.ndarray] = NOTHING) -> dict[str, jax.Array]:
+               stored: Mapping[str, np.ndarray] | None = None) -> dict[str, jax.Array]:
         """Makes the parameters of these names for one run.
 
-        stored: the frozen ones that lie in the run's folder, if any do (see `to_store`).
+        stored: the frozen ones that lie in the run's folder (see `to_store`); None where there is
+        no folder yet.
         """
-        given = dict(stored)
-        if config.begins and names and (not stored or not {*names} <= {*self.frozen}):
+        given = dict(stored or {})
+        if config.begins and (stored is None or not {*names} <= {*self.frozen}):
             given = self._start(config) | given
         given = {name: value.astype(self._dtype(name), copy=False) for name, value in given.items()}
         given = self.loaded | given
@@ -182,10 +181,12 @@ class Source:
         """Reads what the run that this one begins from ended with, as far as no checkpoint has it."""
         if config.begins not in self._starts:
             folder = Path(config.start)
+            if not folder.is_dir():
+                raise UserError(f"no folder {folder}, which this run begins from; put it back")
             values, begins = records.ended(folder)
             if begins != config.begins:
-                raise UserError(f"{folder} no longer holds what this run begins with; put it back, or "
-                                "choose another --out")
+                raise UserError(f"{folder} no longer holds what this run begins with; put that "
+                                "back, or choose another --out")
             stated = records.read_json(folder / records.CONFIG)
             own = {name: one for name, one in self.table.items()
                    if one.owner == "run" and name not in values}
@@ -222,13 +223,13 @@ class Source:
         return ({name: array(name, True) for name in self.trainable},
                 {name: array(name, axes[name] is not None) for name in self.frozen})
 
-    def stack(self, configs: Sequence[Config], stored: Sequence[Mapping[str, np.ndarray]] = ()
-              ) -> tuple[dict, dict]:
+    def stack(self, configs: Sequence[Config],
+              stored: Sequence[Mapping[str, np.ndarray] | None] = ()) -> tuple[dict, dict]:
         """Makes the trainable parameters [R, ...], and the frozen ones with the axes of `axes`.
 
-        stored: for each run, the frozen parameters that lie in its folder.
+        stored: for each run, the frozen parameters that lie in its folder; None as in `values`.
         """
-        stored = stored or [NOTHING] * len(configs)
+        stored = stored or [None] * len(configs)
         axes = self.axes(len(configs))
         shared = [name for name in self.frozen if axes[name] is None]
         own = [name for name in self.table if name not in shared]

@@ -313,8 +313,8 @@ def ended(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     if result.get("trainable", digest(trained)) != digest(trained):
         raise UserError(f"{folder / TRAINABLE} does not hold what the result is of; train the run "
                         "again")
-    whole = f"{digest(trained)}{identity['frozen']}"
-    return frozen(folder) | trained, hashlib.sha256(whole.encode()).hexdigest()[:32]
+    values = frozen(folder) | trained
+    return values, hashlib.sha256(f"{digest(values)}{identity['frozen']}".encode()).hexdigest()[:32]
 
 
 _name = partial(jax.tree_util.keystr, simple=True, separator="/")

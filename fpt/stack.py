@@ -1,12 +1,12 @@
-"""One stack of runs: trained together, evaluated, kept at their best, saved, and taken up again."""
+"""Holds a stack of runs: trains them together, evaluates, keeps the best, saves, and restores."""
 
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ from fpt import machine, records
 from fpt.arrays import digest
 from fpt.errors import UserError
 from fpt.evaluation import evaluate
-from fpt.experiment import Experiment, unstacked
-from fpt.interrupt import Interrupted, Stop, stop_signals
-from fpt.progress import Steps
+from fpt.experiment import Experiment
+from fpt.task import Split
 from fpt.trainer import NEVER, keep_best, restart
 
 Log = Callable[[Path, list[dict[str, Any]]], None]  # takes a run's folder and its history
@@ -37,43 +36,6 @@ class Pace:
     save_share: float = 0.05  # of the time, at most, for writing states
 
 
-def train(stack: Stack, progress: Steps, keep: tuple[int, ...], log: Log) -> None:
-    """Trains a stack to its end and writes its results.
-
-    keep: the steps whose parameters are kept.  log: called after each evaluation.  Raises Interrupted
-    once the state is saved, where a signal asks to stop.
-    """
-    with stop_signals() as asked:
-        def check() -> None:
-            stack.look_at_clock()
-            if asked:
-                raise Stop
-
-        try:
-            while stack.results is None:
-                check()
-                if stack.step in keep:
-                    stack.keep()
-                if stack.evaluation_due:
-                    stack.evaluate(check, progress.say)
-                    stack.log(log)
-                if stack.ended:
-                    stack.conclude(check)
-                    stack.save()
-                else:
-                    check()
-                    stack.save_if_due()
-                    stack.advance(keep)
-                    progress.update(stack.step, *stack.progress())
-        except Stop:
-            stack.save()
-            raise Interrupted(signal.Signals(asked[0]).name) from None
-        stack.write_results()
-        stack.summarise(progress.say)
-        if asked:
-            raise Interrupted(signal.Signals(asked[0]).name)
-
-
 class Stack:
     """Holds a stack: its state on the device, its history on the host."""
 
@@ -87,28 +49,27 @@ class Stack:
         self.config, self.task = experiment.config, experiment.task
         self.trainer, self._advance, _ = experiment.compiled(len(folders))
         source, configs = experiment.source, [folder.config for folder in folders]
-        stored = [{} if step is None else records.frozen(folder.path) for folder in folders]
+        stored = [None if step is None else records.frozen(folder.path) for folder in folders]
         trainable, self.frozen = source.stack(configs, stored)
-        if step is None:
-            for number, folder in enumerate(folders):
-                if names := source.to_store(folder.config):
-                    frozen = self._frozen(number)
-                    folder.write_frozen({name: np.asarray(frozen[name]) for name in names})
+        for number, folder in enumerate(folders if step is None else ()):
+            if names := source.to_store(folder.config):
+                frozen = self._frozen(number)
+                folder.write_frozen({name: np.asarray(frozen[name]) for name in names})
         self.condition = self.trainer.condition(configs)
         self.best = jax.tree.map(jnp.copy, trainable)
         self.state = self.trainer.begin(trainable)
-        self.step, self.seconds, self.training = 0, 0.0, 0.0
+        self.step, self.training, self._begun = 0, 0.0, begun
         self.history: list[list[dict]] = [[] for _ in folders]
         self.results: list[dict] | None = None
         if step is not None:
             self._restore(step)
-        self._begun = begun - self.seconds
         self._save_due, self._per_dispatch = pace.clock() + pace.save_seconds, 1
         self._resumed = self.step, self.training  # progress tells the pace of this process alone
 
-    def look_at_clock(self) -> None:
-        """Updates the seconds that the runs have taken."""
-        self.seconds = self.pace.clock() - self._begun
+    @property
+    def seconds(self) -> float:
+        """Computes the seconds that the runs have taken, in this process and before."""
+        return self.pace.clock() - self._begun
 
     @property
     def evaluation_due(self) -> bool:
@@ -135,8 +96,8 @@ class Stack:
         taken = pace.clock() - begun
         self.step += count
         self.training += taken
-        fitting = int(pace.dispatch_seconds * count / taken) if taken else pace.most_steps
-        self._per_dispatch = max(1, min(pace.most_steps, fitting))
+        fitting = pace.dispatch_seconds * count / taken if taken else pace.most_steps
+        self._per_dispatch = max(1, int(min(pace.most_steps, fitting)))
 
     def progress(self) -> tuple[float, float, str]:
         """Computes seconds a step, the mean training loss since the evaluation, and a headline."""
@@ -156,8 +117,7 @@ class Stack:
         check: called between chunks; what it raises ends the evaluation.  say: prints a line.
         """
         trainable = self.state.trainable
-        found = evaluate(self.trainer, self.frozen, trainable, self.experiment.validation, check)
-        probed = self._probed(trainable, check)
+        found, probed = self._scores(trainable, self.experiment.validation, check)
         diverged = np.asarray(self.state.diverged)
         improved = np.zeros(len(self.folders), bool)
         for number, history in enumerate(self.history):
@@ -165,12 +125,12 @@ class Stack:
                 continue
             ranks = [self.task.rank(line["validation"]) for line in history]
             improved[number] = not ranks or self.task.rank(found[number]) > max(ranks)
-            last = history[-1]["step"] if history else 0
             running = diverged[number] == NEVER
-            steps = (self.step if running else int(diverged[number])) - last
-            sums = {"loss": self.state.loss, "accuracy": self.state.accuracy}
-            trained = {name: records.finite(sum[number] / steps)
-                       for name, sum in sums.items()} if steps else None
+            ended = self.step if running else int(diverged[number])
+            steps = ended - (history[-1]["step"] if history else 0)
+            trained = {"loss": records.finite(self.state.loss[number] / steps),
+                       "accuracy": records.finite(self.state.accuracy[number] / steps)
+                       } if steps else None
             line = {"step": self.step, "train": trained, "validation": found[number],
                     "seconds": round(self.seconds, 3)}
             history.append(line | ({"probes": probed[number]} if probed[number] else {}))
@@ -181,24 +141,26 @@ class Stack:
         self.best = keep_best(jnp.array(improved), trainable, self.best)
         self.state = restart(self.state)
 
-    def log(self, log: Log) -> None:
+    def write_metrics(self, log: Log | None) -> None:
         """Writes the history of every run, and passes it to `log`."""
         for folder, history in zip(self.folders, self.history):
             folder.write_metrics(history)
-            log(folder.path, history)
+            if log:
+                log(folder.path, history)
 
-    def _probed(self, trainable: dict, check: Callable[[], None]) -> list[dict[str, dict]]:
-        """Scores each run on each of the task's probes, by name."""
-        scores = {name: evaluate(self.trainer, self.frozen, trainable, split, check)
-                  for name, split in self.experiment.probes.items()}
-        return [{name: score[number] for name, score in scores.items()}
-                for number in range(len(self.folders))]
+    def _scores(self, trainable: dict, split: Split, check: Callable[[], None]
+                ) -> tuple[list[dict], list[dict[str, dict]]]:
+        """Scores each run on a split, and on each of the task's probes by name."""
+        score = partial(evaluate, self.trainer, self.frozen, trainable, between=check)
+        found = score(split)
+        probed = {name: score(probe) for name, probe in self.experiment.probes.items()}
+        return found, [{name: scores[number] for name, scores in probed.items()}
+                       for number in range(len(self.folders))]
 
     def conclude(self, check: Callable[[], None]) -> None:
         """Evaluates every run at its best on test, and makes the results."""
         experiment = self.experiment
-        tested = evaluate(self.trainer, self.frozen, self.best, experiment.test, check)
-        probed = self._probed(self.best, check)
+        tested, probed = self._scores(self.best, experiment.test, check)
         frozen = [digest(self._frozen(number)) for number in range(len(self.folders))]
         check()
         common = {
@@ -225,43 +187,34 @@ class Stack:
         """Writes every run's best parameters and its result."""
         config = self.config
         body = {"body": config.body, "checkpoint": config.checkpoint or "none"}
-        best = unstacked(self.best, len(self.folders))
+        best = self._unstacked(self.best)
         for folder, history, result, trained in zip(self.folders, self.history, self.results, best):
             identity = body | {"run": folder.config.digest, "frozen": result["frozen"]}
             folder.write_result(history, result, trained, identity)
-
-    def summarise(self, say: Callable[[str], None]) -> None:
-        """Says how every run ended, beside the best floor."""
-        for folder, result in zip(self.folders, self.results):
-            floors = {name: value for name, value in result["floors"].items() if "/" not in name}
-            floor, test = max(floors, key=floors.get), result["test"]
-            also = (test["slices"] | result["figures"]).items()
-            parts = "".join(f", {name} {value:.4f}" for name, value in also if value is not None)
-            ended = result["status"] == "finished"
-            state = "" if ended else f"diverged at step {result['diverged_at']}; "
-            say(f"{folder.path}\n"
-                f"  {state}test accuracy {test['accuracy']:.4f} on {test['n']:,} examples{parts}\n"
-                f"  best floor    {floors[floor]:.4f} ({floor}); took {result['seconds']:.0f} s\n"
-                f"  its picture   python -m scripts.figure {folder.path}")
 
     def _frozen(self, number: int) -> dict:
         axes = self.trainer.axes
         return {name: value if axes[name] is None else value[number]
                 for name, value in self.frozen.items()}
 
+    def _unstacked(self, tree: Any) -> list[Any]:
+        """Copies a tree of arrays [R, ...] to the host, and gives each run its part."""
+        host, runs = jax.tree.map(np.asarray, tree), range(len(self.folders))
+        return [jax.tree.map(lambda leaf: leaf[number], host) for number in runs]
+
     def save_if_due(self) -> None:
-        """Saves the state unless the last one is recent; writing takes a bounded share of the time."""
+        """Saves the state unless that was done recently, so that writing takes a bounded time."""
         begun = self.pace.clock()
         if begun > self._save_due:
             self.save()
             saved = self.pace.clock()
-            wait = max(self.pace.save_seconds, (saved - begun) / self.pace.save_share)
-            self._save_due = saved + wait
+            self._save_due = saved + max(self.pace.save_seconds,
+                                         (saved - begun) / self.pace.save_share)
 
     def save(self) -> None:
         """Writes the state of every run, then removes the older ones."""
         names = [folder.path.name for folder in self.folders]
-        states = unstacked((self.state, self.best), len(self.folders))
+        states = self._unstacked((self.state, self.best))
         for number, (folder, state) in enumerate(zip(self.folders, states)):
             notes = {"history": self.history[number], "seconds": self.seconds,
                      "training": self.training, "data": self.experiment.digests,
@@ -272,12 +225,9 @@ class Stack:
 
     def keep(self) -> None:
         """Keeps the trainable parameters of every run at this step, where they are not kept yet."""
-        missing = [folder for folder in self.folders
-                   if self.step not in records.kept(folder.path)]
-        trainable = unstacked(self.state.trainable, len(self.folders)) if missing else ()
-        for folder, values in zip(self.folders, trainable):
-            if folder in missing:
-                folder.write_kept(self.step, values)
+        for folder, trainable in zip(self.folders, self._unstacked(self.state.trainable)):
+            if self.step not in records.kept(folder.path):
+                folder.write_kept(self.step, trainable)
 
     def _restore(self, step: int) -> None:
         """Takes up the states of a step."""
@@ -288,13 +238,14 @@ class Stack:
         for number, folder in enumerate(self.folders):
             leaves, notes = folder.read_state(self.step)
             if notes["data"] != self.experiment.digests:
-                raise UserError(f"the data are not those that {folder.path} was begun with; put them "
-                                "back, or delete the folder")
+                raise UserError(f"the data are not those that {folder.path} was begun with; put "
+                                "them back, or delete the folder")
             states.append(records.unflatten(leaves, like))
             self.history[number] = notes["history"]
-            self.seconds, self.training = notes["seconds"], notes["training"]
             if notes["result"]:
                 self.results = [*(self.results or []), notes["result"]]
+        self.training = notes["training"]
+        self._begun -= notes["seconds"]
         self.state, self.best = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
 

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from fpt import parameters, records, roles
 from fpt.config import Config
 from fpt.errors import UserError
-from fpt.run import train
+from fpt.load import configuration
+from fpt.model import table
+from fpt.run import resolved, train
 
 AFTER = "after "  # and the stages before: names a later stage's stream of randomness
 
@@ -32,26 +34,32 @@ def parse(text: str) -> Stage:
     return Stage(train, int(steps))
 
 
-def following(folder: Path | str, **changes: Any) -> Config:
+def following(folder: Path | str, task_file: Path | str | None = None, **changes: Any) -> Config:
     """Makes the configuration of a run that begins where the finished run in a folder ended.
 
-    It has that run's settings but for `changes`, its body as that run left it, and batches and
-    dropout of its own.  Raises UserError where the run is not finished, and for a change of what
-    the body is.
+    The new run has that run's settings but for `changes`, its body as that run left it, and batches
+    and dropout of its own.  task_file: as in `load_run`.  Raises UserError where the run is not
+    finished, and for a change of what the new run begins with.
     """
     folder = Path(folder)
-    before = records.configuration(records.read_json(folder / records.CONFIG))
+    before = configuration(folder, {"task_file": task_file and Path(task_file)})
     if fixed := sorted(changes.keys() & (parameters.INITIAL | before.task.settings().keys())):
-        option = fixed[0].replace("_", "-")
-        raise UserError(f"--{option} cannot differ from that of {folder}, which the run begins "
-                        "from; leave it out")
+        raise UserError(f"--{fixed[0].replace('_', '-')} cannot differ from that of {folder}, "
+                        "which the run begins from; leave it out")
     earlier = before.stream if (before.stream or "").startswith(AFTER) else AFTER.strip()
-    _, begins = records.ended(folder)
     body_seed = before.seed if before.body_seed is None else before.body_seed
-    stream = f"{earlier} {before.train}:{before.steps}"
+    _, begins = records.ended(folder)
     return dataclasses.replace(before, **{
-        "start": str(folder.absolute()), "begins": begins, "stream": stream,
-        "body_seed": body_seed, "geometry": None, "rates": ()} | changes)
+        "start": str(folder.absolute()), "begins": begins,
+        "stream": f"{earlier} {before.train}:{before.steps}",
+        "rates": applying(before.rates, changes.get("train", before.train)),
+        "body_seed": body_seed, "geometry": None} | changes)
+
+
+def applying(rates: Sequence[str], train: str) -> tuple[str, ...]:
+    """Chooses the factors of the rate, `norm=0.1` for example, of roles that a set trains."""
+    trained = roles.parse(train).roles
+    return tuple(text for text in rates if roles.parse(text.partition("=")[0]).roles & trained)
 
 
 def train_stages(configs: Sequence[Config], stages: Sequence[Stage], out: Path | str = "runs",
@@ -60,17 +68,18 @@ def train_stages(configs: Sequence[Config], stages: Sequence[Stage], out: Path |
 
     Every stage is a run with a folder of its own, as if it had been trained by itself from the
     folder of the one before.  Factors of the rate apply in the stages that train their roles.
-    settings: those of `fpt.train`.
+    settings: those of `fpt.train`.  Raises UserError before the first stage for one that cannot be.
     """
-    reached, results = [None] * len(configs), []
-    for stage in stages:
-        chosen, staged = roles.parse(stage.train), []
-        for config, folder in zip(configs, reached):
-            rates = tuple(text for text in config.rates
-                          if roles.parse(text.partition("=")[0]).roles & chosen.roles)
-            changes = {"train": stage.train, "steps": stage.steps, "rates": rates}
-            staged.append(dataclasses.replace(config, **changes) if folder is None
-                          else following(folder, **changes))
-        results = train(staged, out, **settings)
-        reached = [Path(out) / parameters.resolve(config)[0].name for config in staged]
+    changes = [{"train": stage.train, "steps": stage.steps} for stage in stages]
+    planned = [[{**change, "rates": applying(config.rates, change["train"])} for config in configs]
+               for change in changes]
+    for config, _ in resolved(dataclasses.replace(config, **change) for change in changes
+                              for config in configs):
+        roles.parse(config.train).among(table(config.task.interface, config.geometry))
+    folders, results = [], []
+    for stage in planned:
+        runs = [following(folder, **change) for folder, change in zip(folders, stage)] or [
+            dataclasses.replace(config, **change) for config, change in zip(configs, stage)]
+        results = train(runs, out, **settings)
+        folders = [Path(out) / config.name for config, _ in resolved(runs)]
     return results

@@ -1,6 +1,7 @@
-"""Kills, full disks, damaged files and other people's processes: one clear line, and nothing lost or half-written."""
+"""Kills, full disks and damaged files: one clear line, and nothing lost or half-written."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -9,40 +10,49 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from filelock import FileLock
+from safetensors.numpy import load_file, save_file
 
-from fpt import Config, UserError, load_run, train
+from fpt import Config, UserError, checkpoint, load_run, train
 from fpt.arrays import unpack
+from fpt.model import draw_body
+from fpt.records import Folder
+from fpt.stack import Pace
 from tasks.bits import BitXor
+from tests.conftest import TINY
+from tests.running import assert_same
 
 XOR = BitXor(bits=3)
 
 
 def _arguments(body, out, *more):
-    return ["bit-xor", "--bits", "3", "--body", body, "--batch", "8", "--eval-every", "500", "--out", out, *more]
+    return ["bit-xor", "--bits", "3", "--body", body, "--batch", "8", "--eval-every", "500",
+            "--out", out, *more]
 
 
 def _start(*arguments, hash_seed="0"):
-    """The training command in a process of its own."""
+    """Starts the training command in a process of its own."""
     environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, "-m", "scripts.train", *map(str, arguments)], env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _metrics(folder):
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (folder / "metrics.jsonl").open()]
+    command = [sys.executable, "-m", "scripts.train", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
 
 
 def _newest(out):
-    """The newest step of which a state lies on the disk, -1 for none."""
-    return max((int(path.stem.removeprefix("state-")) for path in out.rglob("state-*.safetensors")), default=-1)
+    """Finds the newest step of which a state lies on the disk, -1 for none."""
+    states = out.rglob("state-*.safetensors")
+    return max((int(path.stem.removeprefix("state-")) for path in states), default=-1)
 
 
 @pytest.mark.slow
 def test_killed_five_times_it_ends_as_if_never_killed(tiny_folder, tmp_path):
-    """Two runs in a stack, under another hash seed each time: killed once anywhere, then at random after a new state."""
+    """Kills two runs of a stack, once anywhere, then at random after a new state.
+
+    Each time Python hashes under another seed.
+    """
     more = ("--steps", 24_000, "--seed", 0, 1)
     undisturbed = _start(*_arguments(tiny_folder, tmp_path / "once", *more))
     arguments, moments = _arguments(tiny_folder, tmp_path / "killed", *more), random.Random(0)
@@ -61,11 +71,9 @@ def test_killed_five_times_it_ends_as_if_never_killed(tiny_folder, tmp_path):
     undisturbed.communicate()
     folders = sorted((tmp_path / "once").iterdir())
     assert len(folders) == 2
+    assert_same(tmp_path / "once", tmp_path / "killed")
     for folder in folders:
-        other = tmp_path / "killed" / folder.name
-        assert _metrics(folder) == _metrics(other)
-        assert (folder / "trainable.safetensors").read_bytes() == (other / "trainable.safetensors").read_bytes()
-        names = {path.name for path in other.iterdir()} - {".lock"}
+        names = {path.name for path in (tmp_path / "killed" / folder.name).iterdir()} - {".lock"}
         assert names == {"config.json", "metrics.jsonl", "result.json", "trainable.safetensors"}
 
 
@@ -78,7 +86,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_folder, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the state is saved, and the same command goes on from it" in said and "Traceback" not in said
+    assert "the state is saved, and the same command goes on from it" in said
+    assert "Traceback" not in said
     assert len(list(tmp_path.rglob("state-*.safetensors"))) == 1
 
 
@@ -121,14 +130,13 @@ def test_a_finished_folder_with_another_configuration_is_not_skipped(config, tmp
 def test_a_damaged_record_is_named(config, tmp_path, name, harm):
     folder = tmp_path / _only(config, tmp_path)
     whole = (folder / name).read_bytes()
-    (folder / name).write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "noise": os.urandom(len(whole))}[harm])
+    harmed = {"cut": whole[: len(whole) // 2], "empty": b"", "noise": os.urandom(len(whole))}
+    (folder / name).write_bytes(harmed[harm])
     with pytest.raises(UserError, match=name):
         load_run(folder)
 
 
 def test_a_damaged_state_is_named(config, tmp_path, monkeypatch):
-    from fpt.records import Folder
-
     monkeypatch.setattr(Folder, "write_result", lambda *arguments: None)
     with pytest.raises(UserError):
         train(config, tmp_path, quiet=True)
@@ -140,15 +148,9 @@ def test_a_damaged_state_is_named(config, tmp_path, monkeypatch):
 
 
 def test_a_body_that_was_swapped_is_refused(config, tmp_path, tiny_folder):
-    import jax
-
-    from fpt import checkpoint
-    from fpt.model import draw_body
-    from tests.conftest import TINY
-
-    body = tmp_path / "body"
-    shutil.copytree(tiny_folder, body)
-    folder = tmp_path / "runs" / _only(Config(XOR, str(body), steps=2, batch=8, lr=1e-2, eval_every=20), tmp_path / "runs")
+    body = shutil.copytree(tiny_folder, tmp_path / "body")
+    config = Config(XOR, str(body), steps=2, batch=8, lr=1e-2, eval_every=20)
+    folder = tmp_path / "runs" / _only(config, tmp_path / "runs")
     checkpoint.write(body, TINY, draw_body(TINY, jax.random.key(6)))
     with pytest.raises(UserError, match="not those that this run was trained with"):
         load_run(folder)
@@ -156,12 +158,13 @@ def test_a_body_that_was_swapped_is_refused(config, tmp_path, tiny_folder):
 
 @pytest.mark.parametrize("change", [{"n_head": 2}, {"activation_function": "relu"}])
 def test_a_body_whose_configuration_changed_is_refused(tmp_path, tiny_folder, change):
-    body = tmp_path / "body"
-    shutil.copytree(tiny_folder, body)
+    body = shutil.copytree(tiny_folder, tmp_path / "body")
     config = Config(XOR, str(body), steps=2, batch=8, lr=1e-2, eval_every=20)
     folder = tmp_path / "runs" / _only(config, tmp_path / "runs")
-    (body / "config.json").write_text(json.dumps(json.loads((body / "config.json").read_text()) | change))
-    with pytest.raises(UserError, match=r"the config.json of .* not those that this run was trained with"):
+    stated = json.loads((body / "config.json").read_text())
+    (body / "config.json").write_text(json.dumps(stated | change))
+    said = r"the config.json of .* not those that this run was trained with"
+    with pytest.raises(UserError, match=said):
         load_run(folder)
     train(config, tmp_path / "runs", quiet=True)
     assert len(list((tmp_path / "runs").iterdir())) == 2  # another body, another run
@@ -175,51 +178,48 @@ def test_an_unwritable_folder_is_named(config, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 300 kB: the state of the tiny body fits twice, then other things fill it."""
+    """Mounts a file system of 300 kB, on which the state of the tiny body fits twice."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder]
+    mounted = subprocess.run(command, capture_output=True)
     if mounted.returncode:
         pytest.skip("only root can mount a small disk")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_loses_nothing(config, tmp_path, small_disk, monkeypatch):
-    import fpt.stack
-
+def test_a_full_disk_loses_nothing(config, tmp_path, small_disk):
+    """The disk is full after the last evaluation; the newest state is of the one before."""
     train(config, tmp_path / "once", quiet=True)
     once = next((tmp_path / "once").iterdir())
-    evaluated = fpt.stack.Stack._evaluate
 
-    def fill(stack, *arguments):
-        evaluated(stack, *arguments)
-        if stack.step == 20:
-            stack._save()
+    def fill(folder, history):
+        if history[-1]["step"] == 40:
             with pytest.raises(OSError), open(small_disk / "filler", "wb", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))
 
-    monkeypatch.setattr(fpt.stack.Stack, "_evaluate", fill)
+    always = Pace(save_seconds=0, save_share=math.inf, dispatch_seconds=math.inf)
     with pytest.raises(UserError, match="No space left on device"):
-        train(config, small_disk, quiet=True)
-    monkeypatch.undo()
+        train(config, small_disk, quiet=True, log=fill, pace=always)
     folder = small_disk / once.name
-    assert {path.name for path in folder.iterdir()} == {".lock", "config.json", "metrics.jsonl", "state-00000020.safetensors"}
-    unpack(folder / "state-00000020.safetensors")
+    state = "state-00000020.safetensors"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {".lock", "config.json", "metrics.jsonl", state}
+    unpack(folder / state)
     (small_disk / "filler").unlink()
     train(config, small_disk, quiet=True)
-    assert _metrics(folder) == _metrics(once)
-    assert (folder / "trainable.safetensors").read_bytes() == (once / "trainable.safetensors").read_bytes()
+    assert_same(once, folder)
 
 
 def test_a_body_with_numbers_that_are_not_finite_is_refused(tmp_path, config):
-    from safetensors.numpy import load_file, save_file
-
-    shutil.copytree(config.body, tmp_path / "body")
-    tensors = load_file(tmp_path / "body" / "model.safetensors")
+    body = shutil.copytree(config.body, tmp_path / "body")
+    tensors = load_file(body / "model.safetensors")
     tensors["h.1.mlp.c_fc.weight"][0, 0] = np.nan
-    save_file(tensors, tmp_path / "body" / "model.safetensors")
-    with pytest.raises(UserError, match=r"h\.1\.mlp\.c_fc\.weight holds numbers that are not finite"):
-        train(Config(XOR, str(tmp_path / "body"), steps=2, batch=8, lr=1e-2, eval_every=2), tmp_path / "runs", quiet=True)
-    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("result.json"))
+    save_file(tensors, body / "model.safetensors")
+    harmed = Config(XOR, str(body), steps=2, batch=8, lr=1e-2, eval_every=2)
+    said = r"h\.1\.mlp\.c_fc\.weight holds numbers that are not finite"
+    with pytest.raises(UserError, match=said):
+        train(harmed, tmp_path / "runs", quiet=True)
+    assert not list((tmp_path / "runs").rglob("result.json"))
