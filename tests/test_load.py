@@ -63,6 +63,32 @@ def test_a_body_states_the_seed_that_it_grew_under_and_is_not_frozen_under_it(ti
 
 
 @pytest.mark.parametrize("settings", [{"birth": "mimetic"}, {"train": "output"}], ids=["SVD", "QR"])
+def places(loaded):
+    """Finds where a loaded run or body holds each parameter."""
+    return {name: value.unsafe_buffer_pointer() for name, value in loaded.parameters.items()}
+
+
+@pytest.mark.parametrize("by", ["body", "run", "folder"])
+def test_runs_and_bodies_that_are_loaded_together_share_the_checkpoints_arrays(
+        tiny_folder, tmp_path, by):
+    folder = run(tiny_folder, tmp_path)
+    given = {"body": load_body, "run": lambda body: load_run(folder), "folder": str}[by](tiny_folder)
+    first, second = (load_run(folder, body=given) for _ in range(2))
+    assert {name: places(first)[name] for name in first.frozen} == {
+        name: places(second)[name] for name in first.frozen}
+    read = [name for name in first.frozen if name.startswith("body/")]
+    assert len(read) == 16  # kernels and biases of both blocks
+    if by != "folder":
+        assert all(places(given)[name] == places(first)[name] for name in read)
+
+
+def test_a_body_is_not_changed_by_runs_that_train_it(tiny_folder, tmp_path):
+    body, embeds = load_body(tiny_folder), np.ones((1, 3, 32), np.float32)
+    before = np.asarray(body(embeds))
+    run(tiny_folder, tmp_path, train="all", lr=1.0)
+    assert np.array_equal(body(embeds), before)
+
+
 def test_a_run_is_loaded_where_linear_algebra_rounds_otherwise(tiny_folder, tmp_path, monkeypatch, settings):
     """As on another kind of CPU: the last bits of a decomposition are others there."""
     folder = run(tiny_folder, tmp_path, **settings)
