@@ -1,4 +1,4 @@
-"""Checks that a run inside a stack is the run alone, and that one that diverges disturbs no other."""
+"""Checks that a run inside a stack is the run alone, and that a diverging one disturbs no other."""
 
 import jax
 import jax.numpy as jnp
