@@ -37,8 +37,8 @@ def test_tasks_of_next_tokens_are_ranked_by_their_loss(name):
 
 
 def test_other_tasks_are_ranked_by_their_accuracy():
-    scores = [{"loss": None, "accuracy": 0.9}, {"loss": 1.0, "accuracy": 0.1},
-              {"loss": 2.0, "accuracy": 0.8}]
+    scores = [{"loss": loss, "accuracy": accuracy}
+              for loss, accuracy in ((None, 0.9), (2.0, 0.1), (1.0, 0.5), (3.0, 0.8))]
     assert sorted(scores, key=tasks.find("bit-xor")().rank) == scores
 
 
