@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,11 @@ def _fetch(name: str) -> Path:
     return config.parent
 
 
+# The arrays that somebody still holds, by their checkpoint's digest, name and dtype: bodies and runs
+# that are loaded at the same time share them.  Nothing donates what is read.
+_alive: weakref.WeakValueDictionary[tuple, jax.Array] = weakref.WeakValueDictionary()
+
+
 def read(checkpoint: Checkpoint, wanted: Callable[[str], bool], table: Table,
          dtype: Callable[[str], Any] = lambda name: np.float32) -> dict[str, jax.Array]:
     """Reads the parameters for which `wanted(name)` holds, each in `dtype(name)`.
@@ -209,8 +215,13 @@ def read(checkpoint: Checkpoint, wanted: Callable[[str], bool], table: Table,
                         raise UserError(f"{checkpoint.folder} holds {short} twice, with and "
                                         f"without {PREFIX!r}; keep one of them")
                     if short in ours and wanted(ours[short]):
-                        value = _tensor(tensors, key, table[ours[short]].shape, file)
-                        found[ours[short]] = jnp.asarray(value.astype(dtype(ours[short])))
+                        name, shape = ours[short], table[ours[short]].shape
+                        known = checkpoint.digest, name, jnp.dtype(dtype(name))
+                        value = _alive.get(known)
+                        if value is None or value.shape != shape:
+                            value = jnp.asarray(_tensor(tensors, key, shape, file).astype(known[2]))
+                            _alive[known] = value
+                        found[name] = value
                         missing.discard(short)
                     elif short not in ours and not re.fullmatch(IGNORED, short):
                         unknown.append(key)

@@ -1,7 +1,7 @@
-"""Damages checkpoints, runs, states and caches, and looks at what reads them: `python -m tests.fuzz --count 1000`.
+"""Damages checkpoints, runs, states and caches, and reads them: `python -m tests.fuzz`.
 
-Whatever is damaged must be refused in one line, made again where that can be done, or read as what it was: never a
-traceback, and never another content.  `test_fuzz.py` runs a hundred of these each time.
+Whatever is damaged must be refused in one line, made again where that is possible, or read as if it
+were whole: never with a traceback, and never as other content.  `test_fuzz.py` damages a hundred.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from fpt.errors import UserError
 
 @dataclass(frozen=True)
 class Target:
-    """Something on the disk that is read: its folder, the files that are damaged, and what reads them."""
+    """Describes something on the disk that is read."""
 
     name: str
     folder: Path
-    files: tuple[str, ...]
-    read: Callable[[Path], Any]  # the folder -> what it holds, comparable
+    files: tuple[str, ...]  # that are damaged
+    read: Callable[[Path], Any]  # maps the folder to its content, comparable
     spare: tuple[str, ...] = ()  # files that may be missing
 
 
@@ -61,7 +61,7 @@ def _zeros(content: bytearray, draw: random.Random) -> bytes:
 
 
 def _digit(content: bytearray, draw: random.Random) -> bytes:
-    """Another digit in the place of one: text stays text."""
+    """Puts another digit in the place of one: text stays text."""
     places = [place for place, byte in enumerate(content) if 48 <= byte < 58]
     if places:
         content[draw.choice(places)] = draw.randrange(48, 58)
@@ -69,7 +69,8 @@ def _digit(content: bytearray, draw: random.Random) -> bytes:
 
 
 DAMAGES: dict[str, Callable[[bytearray, random.Random], bytes | None]] = {
-    "flip": _flip_a_bit, "flip in header": _flip_a_bit_of_the_header, "noise": _noise, "zeros": _zeros, "digit": _digit,
+    "flip": _flip_a_bit, "flip in header": _flip_a_bit_of_the_header, "noise": _noise,
+    "zeros": _zeros, "digit": _digit,
     "cut": lambda content, draw: content[: draw.randrange(len(content))],
     "cut a byte": lambda content, draw: content[:-1],
     "empty": lambda content, draw: b"",
@@ -81,7 +82,10 @@ DAMAGES: dict[str, Callable[[bytearray, random.Random], bytes | None]] = {
 
 
 def damaged(target: Target, draw: random.Random) -> tuple[str, str, str]:
-    """Damages a copy of a target once and reads it: (file, damage, what came of it: refused, same, DIFFERS or CRASH)."""
+    """Damages a copy of a target once and reads it.
+
+    Gives the file, the damage and the outcome: refused, same, DIFFERS or CRASH.
+    """
     before = target.read(target.folder)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / target.folder.name
@@ -95,57 +99,61 @@ def damaged(target: Target, draw: random.Random) -> tuple[str, str, str]:
         try:
             after = target.read(folder)
         except UserError as error:
-            return name, kind, "refused" if "\n" not in str(error) else f"CRASH several lines: {error}"
+            lines = str(error).count("\n")
+            return name, kind, f"CRASH several lines: {error}" if lines else "refused"
         except Exception as error:
             return name, kind, f"CRASH {type(error).__name__}: {error}"
         return name, kind, "same" if equal(before, after) else "DIFFERS"
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two nested containers hold the same, arrays by their dtypes and values."""
+    """Tells whether two nested containers hold the same, arrays by their dtypes and values."""
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+        return (isinstance(other, dict) and one.keys() == other.keys()
+                and all(equal(one[key], other[key]) for key in one))
     if isinstance(one, (list, tuple)):
-        return isinstance(other, (list, tuple)) and len(one) == len(other) and all(map(equal, one, other))
+        return (isinstance(other, (list, tuple)) and len(one) == len(other)
+                and all(map(equal, one, other)))
     if hasattr(one, "dtype"):
         return one.dtype == other.dtype and np.array_equal(np.asarray(one), np.asarray(other))
     return one == other
 
 
 def targets(home: Path) -> list[Target]:
-    """Makes one of each kind on the disk: a checkpoint, a finished run, one with states, and the caches."""
+    """Makes one of each kind on the disk: checkpoint, finished run, run with states, and caches."""
     import jax
 
     from fpt import Config, checkpoint, load_body, load_run, train
-    from fpt.gpt2 import GPT2
     from fpt.cache import cached
+    from fpt.gpt2 import GPT2
     from fpt.model import draw_body
     from fpt.records import Folder, summary
     from tasks.bits import BitXor
     from tasks.text import prepare
 
     quiet = lambda line: None
-    task, geometry = BitXor(bits=3), GPT2(layers=1, width=16, heads=2, positions=16, vocabulary=11)
+    geometry = GPT2(layers=1, width=16, heads=2, positions=16, vocabulary=11)
     checkpoint.write(home / "body", geometry, draw_body(geometry, jax.random.key(5)))
     checkpoint.seal(home / "body")
-    config = Config(task, str(home / "body"), steps=2, batch=4, lr=1e-2, eval_every=1, birth="mimetic")
+    config = Config(BitXor(bits=3), str(home / "body"), steps=2, batch=4, lr=1e-2, eval_every=1,
+                    birth="mimetic")
     train(config, home / "runs", quiet=True)
     finished, = (home / "runs").iterdir()
     begun = Folder(home / "begun", load_run(finished).config)
     begun.open()
     arrays = {"a": np.arange(20, dtype=np.float32), "b": np.ones((2, 3), np.int32)}
     for step in (10, 20):
-        begun.write_state(step, arrays, {"history": [{"step": step}], "data": {"test": "1"}}, [begun.path.name])
+        notes = {"history": [{"step": step}], "data": {"test": "1"}}
+        begun.write_state(step, arrays, notes, [begun.path.name])
     begun.close()
 
     def read_run(folder: Path):
-        loaded = load_run(folder)
-        told = summary(folder)
-        told["config"].pop("body")  # a place
-        return told, dict(loaded.parameters)
+        loaded, record = load_run(folder), summary(folder)
+        record["config"].pop("body")  # a place
+        return record, dict(loaded.parameters)
 
     def read_begun(folder: Path):
-        """What a training that is taken up reads, under the configuration that it asks for."""
+        """Reads what a training that is taken up does, under the configuration that it asks for."""
         taken = Folder(folder.parent, begun.config)
         taken.open()
         taken.close()
@@ -162,17 +170,20 @@ def targets(home: Path) -> list[Target]:
     def read_text(folder: Path):
         with cache_at(folder):
             text = prepare(home / "data", 270, None, quiet)
-            return [np.asarray(text.stream(name)) for name in ("train", "validation", "heldout")] + [
-                text.floors, text.successor, text.tokenizer.to_str()]
+            streams = [np.asarray(text.stream(name)) for name in ("train", "validation", "heldout")]
+            return [*streams, text.floors, text.successor, text.tokenizer.to_str()]
 
     read_arrays(kept)
     read_text(kept)
-    texts = tuple(str(path.relative_to(kept)) for path in sorted(kept.glob("text/*/*.*")) if path.name != ".lock")
+    texts = tuple(str(path.relative_to(kept)) for path in sorted(kept.glob("text/*/*.*"))
+                  if path.name != ".lock")
     read_body = lambda folder: dict(load_body(folder).parameters)
     states = tuple(sorted(file.name for file in begun.states().values()))
-    files = ("config.json", "metrics.jsonl", "result.json", "trainable.safetensors", "frozen.safetensors")
+    weights = ("model.safetensors", "config.json", "model.safetensors.sha256")
+    files = ("config.json", "metrics.jsonl", "result.json", "trainable.safetensors",
+             "frozen.safetensors")
     return [
-        Target("checkpoint", home / "body", ("model.safetensors", "config.json", "model.safetensors.sha256"), read_body),
+        Target("checkpoint", home / "body", weights, read_body),
         Target("run", finished, files, read_run),
         Target("cached arrays", kept, ("made.safetensors",), read_arrays),
         Target("cached text", kept, texts, read_text),
@@ -182,7 +193,7 @@ def targets(home: Path) -> list[Target]:
 
 @contextlib.contextmanager
 def cache_at(folder: Path) -> Iterator[None]:
-    """Has the cache lie in a folder for a while."""
+    """Puts the cache into a folder for a while."""
     before = os.environ.get("FPT_CACHE")
     os.environ["FPT_CACHE"] = str(folder)
     try:
@@ -195,15 +206,14 @@ def cache_at(folder: Path) -> Iterator[None]:
 
 def corpus(folder: Path) -> None:
     """Writes some two hundred short documents as a data folder's text."""
-    draw = random.Random(0)
-    lines = [json.dumps({"text": " ".join(draw.choices(("the", "frozen", "body", "copies", "what", "it", "has", "seen"), k=12))})
-             for _ in range(200)]
+    draw, words = random.Random(0), ["the", "frozen", "body", "copies", "what", "it", "has", "seen"]
+    lines = [json.dumps({"text": " ".join(draw.choices(words, k=12))}) for _ in range(200)]
     (folder / "text").mkdir(parents=True)
     (folder / "text" / "train.jsonl").write_text("\n".join(lines))
 
 
 def fuzz(count: int, seed: int, home: Path) -> Iterator[tuple[str, str, str, str]]:
-    """Damages `count` things, each kind of target in turn: (target, file, damage, what came of it)."""
+    """Damages `count` things, each kind of target in turn: yields target, file, damage, outcome."""
     made, draw = targets(home), random.Random(seed)
     for number in range(count):
         target = made[number % len(made)]
@@ -221,7 +231,8 @@ def main() -> None:
     found, bad = collections.Counter(), 0
     with tempfile.TemporaryDirectory() as home:
         os.environ["FPT_CACHE"] = f"{home}/cache"
-        for number, (target, file, damage, outcome) in enumerate(fuzz(options.count, options.seed, Path(home))):
+        outcomes = fuzz(options.count, options.seed, Path(home))
+        for number, (target, file, damage, outcome) in enumerate(outcomes):
             found[target, outcome.split()[0]] += 1
             if outcome not in ("refused", "same"):
                 bad += 1

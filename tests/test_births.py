@@ -1,4 +1,4 @@
-"""What the load set receives: weights, draws with their statistics, or attention in closed form."""
+"""Checks what loaded roles receive: weights, draws of their statistics, or mimetic attention."""
 
 import dataclasses
 import itertools
@@ -10,37 +10,48 @@ import numpy as np
 import pytest
 
 import tasks
-from fpt import UserError, births, checkpoint, parameters, roles
-from fpt.gpt2 import GPT2
+from fpt import UserError, checkpoint, parameters, roles
+from fpt.births import BIRTHS
 from fpt.config import Config
+from fpt.gpt2 import GPT2
+from fpt.initialisers import draw
 from fpt.load import load_run
 from fpt.model import body_table, draw_body
-from fpt.task import UNSCORED, Task
+from fpt.task import UNSCORED
 from tasks.bits import BitXor
-from tests.conftest import TINY
+from tests.conftest import TINY, Stub
 
 WIDE = GPT2(layers=2, width=64, heads=4, positions=32, vocabulary=11)
+TABLE = body_table(WIDE)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A checkpoint in which no tensor has the mean and deviation of a fresh one, nor of another layer's."""
-    folder = tmp_path_factory.mktemp("bodies") / "trained"
+    """Makes a checkpoint, and gives its values too.
+
+    No tensor in it has the mean and deviation of a fresh one, nor of another layer's.
+    """
+    folder, values = tmp_path_factory.mktemp("bodies") / "trained", {}
     noise = np.random.default_rng(1)
-    values = {name: value * noise.uniform(2, 5) + noise.uniform(-1, 1) + noise.normal(0, 0.1, value.shape)
-              for name, value in draw_body(WIDE, jax.random.key(5)).items()}
+    for name, value in draw_body(WIDE, jax.random.key(5)).items():
+        values[name] = value * noise.uniform(2, 5) + noise.uniform(-1, 1)
+        values[name] += noise.normal(0, 0.1, value.shape)
     checkpoint.write(folder, WIDE, values)
     return folder, values
 
 
-def made(body, birth, load=None, redraw="body", seed=0, **settings):
-    """All parameters of a run, by name, and its Source."""
-    config = Config(BitXor(), str(body), steps=1, batch=4, lr=1e-2, eval_every=1, birth=birth, load=load, redraw=redraw,
-                    seed=seed, **settings)
-    config, found = parameters.resolve(config)
-    source = parameters.Source(config, parameters.model_of(config), found, own_bodies=False)
+def configured(body, birth, **settings):
+    return Config(BitXor(), str(body), birth=birth,
+                  **dict(steps=1, batch=4, lr=1e-2, eval_every=1) | settings)
+
+
+def made(body, birth, **settings):
+    """Makes all parameters of a run, by name, and its Source."""
+    config, found = parameters.resolve(configured(body, birth, **settings))
+    source = parameters.Source(config, found)
     trainable, frozen = source.stack([config])
-    return {name: np.asarray(value[0]) for name, value in trainable.items()} | jax.tree.map(np.asarray, frozen), source
+    values = {name: np.asarray(value[0]) for name, value in trainable.items()}
+    return values | jax.tree.map(np.asarray, frozen), source
 
 
 def test_statistics_of_each_tensor_are_kept_and_nothing_else(trained):
@@ -58,14 +69,15 @@ def test_statistics_by_layer_are_those_of_all_tensors_of_a_kind(trained):
     folder, weights = trained
     found, _ = made(folder, "statistics-by-layer")
     for layer in (0, 1):
-        names = [name for name in weights if name.startswith(f"body/h_{layer}/") and name.endswith("/kernel")]
+        names = [name for name, one in TABLE.items() if one.layer == layer and one.matrix]
         pooled = np.concatenate([weights[name].ravel() for name in names])
         for name in names:
-            count = found[name].size
-            assert abs(found[name].mean() - pooled.mean()) <= 5 * pooled.std() / np.sqrt(count), name
+            error = pooled.std() / np.sqrt(found[name].size)
+            assert abs(found[name].mean() - pooled.mean()) <= 5 * error, name
             assert abs(found[name].std() - pooled.std()) <= 0.1 * pooled.std(), name
         for one, other in itertools.combinations(names, 2):  # each is drawn for itself
-            assert abs(np.corrcoef(found[one].ravel()[:4_000], found[other].ravel()[:4_000])[0, 1]) < 0.1, (one, other)
+            same = np.corrcoef(found[one].ravel()[:4_000], found[other].ravel()[:4_000])
+            assert abs(same[0, 1]) < 0.1, (one, other)
 
 
 def test_what_is_not_to_be_drawn_anew_keeps_its_weights(trained):
@@ -73,7 +85,7 @@ def test_what_is_not_to_be_drawn_anew_keeps_its_weights(trained):
     found, _ = made(folder, "statistics", redraw="attention+feedforward")
     for name, value in weights.items():
         kept = np.array_equal(found[name], value.astype(np.float32))
-        assert kept == (roles.role_of(name) in ("position", "norm")), name
+        assert kept == (TABLE[name].role in ("position", "norm")), name
 
 
 def test_a_partial_load_fills_the_roles_named_and_no_other(trained):
@@ -82,50 +94,51 @@ def test_a_partial_load_fills_the_roles_named_and_no_other(trained):
     for load in ("attention", "feedforward", "attention@0+norm@0", "body"):
         found, source = made(folder, "weights", load=load)
         chosen = roles.parse(load)
-        assert set(source.loaded) == {name for name in weights if name in chosen}
-        for name in weights:
-            wanted = weights[name].astype(np.float32) if name in chosen else fresh[name]
+        assert set(source.loaded) == {*chosen.among(TABLE)}
+        for name, one in TABLE.items():
+            wanted = weights[name].astype(np.float32) if chosen.holds(one) else fresh[name]
             assert np.array_equal(found[name], wanted), (load, name)
 
 
 def test_draws_differ_by_seed_and_are_shared_where_the_body_has_one(trained):
     folder, _ = trained
     name = "body/h_0/mlp/c_fc/kernel"
-    one, two = made(folder, "statistics", seed=1)[0][name], made(folder, "statistics", seed=2)[0][name]
+    one, two = (made(folder, "statistics", seed=seed)[0][name] for seed in (1, 2))
     assert not np.array_equal(one, two)
     one, two = (made(folder, "statistics", seed=seed, body_seed=7)[0][name] for seed in (1, 2))
     assert np.array_equal(one, two)
 
 
 def test_runs_of_a_stack_have_draws_of_their_own(trained):
-    config = Config(BitXor(), str(trained[0]), steps=1, batch=4, lr=1e-2, eval_every=1, birth="statistics")
-    config, found = parameters.resolve(config)
-    source = parameters.Source(config, parameters.model_of(config), found, own_bodies=True)
-    frozen = source.stack([config, dataclasses.replace(config, seed=1)])[1]["body/h_1/attn/c_attn/kernel"]
+    config, found = parameters.resolve(configured(trained[0], "statistics"))
+    runs, name = [config, dataclasses.replace(config, seed=1)], "body/h_1/attn/c_attn/kernel"
+    frozen = parameters.Source(config, found, runs).stack(runs)[1][name]
     assert frozen.shape[0] == 2 and not np.array_equal(frozen[0], frozen[1])
     alone, _ = made(trained[0], "statistics", seed=1)
-    assert np.array_equal(frozen[1], alone["body/h_1/attn/c_attn/kernel"])
+    assert np.array_equal(frozen[1], alone[name])
 
 
 @pytest.mark.parametrize("birth, sign", [("mimetic", 1), ("mimetic-language", -1)])
 def test_mimetic_products_are_near_the_identity(birth, sign):
-    width, heads = 256, 4
+    body = GPT2(layers=1, width=256, heads=4)
     names = [f"body/h_0/attn/{part}/kernel" for part in ("c_attn", "c_proj")]
-    shapes = dict(zip(names, [(width, 3 * width), (width, width)]))
-    drawn = births.draw(shapes, jax.random.key(0), 1, instead=births.mimetic(names, width, heads, sign))
+    table = {name: body_table(body)[name] for name in names}
+    for name, initialiser in BIRTHS[birth].initialisers(table, {}, body).items():
+        table[name] = dataclasses.replace(table[name], initialiser=initialiser)
+    drawn = draw(table, jax.random.key(0))
     query, key, value = np.split(drawn[names[0]], 3, axis=1)
     product = value @ drawn[names[1]]
     assert np.diag(product).mean() == pytest.approx(-0.4 * sign, abs=0.02)
     assert (product - np.diag(np.diag(product))).std() == pytest.approx(0.4 / 16, rel=0.05)
-    for head in range(heads):
+    for head in range(4):
         columns = slice(64 * head, 64 * head + 64)
         product = query[:, columns] @ key[:, columns].T
         values = np.linalg.svd(product)[1]
         assert values[63] > 0.3 and values[64] < 1e-4  # as near as a matrix of this rank can be
-        assert sign * np.trace(product) > 0.25 * 0.7 * width
+        assert sign * np.trace(product) > 0.25 * 0.7 * 256
     for part in (query, key):
-        heads_of = np.split(part, heads, axis=1)
-        alike = [np.abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) for one, other in itertools.combinations(heads_of, 2)]
+        alike = [abs(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+                 for one, other in itertools.combinations(np.split(part, 4, axis=1), 2)]
         assert max(alike) < 0.2  # each head has draws of its own
     assert drawn[names[0]].dtype == np.float32
 
@@ -134,18 +147,23 @@ def test_mimetic_products_are_near_the_identity(birth, sign):
 def test_a_run_has_the_signs_that_its_birth_names(trained, birth, sign):
     found, _ = made(trained[0], birth, load="attention")
     query, key, value = np.split(found["body/h_1/attn/c_attn/kernel"], 3, axis=1)
-    assert sign * np.trace(query @ key.T) > 0 > sign * np.trace(value @ found["body/h_1/attn/c_proj/kernel"])
+    out = found["body/h_1/attn/c_proj/kernel"]
+    assert sign * np.trace(query @ key.T) > 0 > sign * np.trace(value @ out)
 
 
 def test_mimetic_attention_needs_no_checkpoint_and_leaves_the_rest_as_it_is(trained):
     found, source = made("gpt2-mini", "mimetic")
     plain, _ = made("gpt2-mini", "weights", load="none")
-    assert not source.loaded and source.config.load == "attention" and source.config.checkpoint is None
+    assert (source.loaded, source.config.load, source.config.checkpoint) == ({}, "attention", None)
+    matrices = lambda source: {name for name, one in source.table.items()
+                               if one.role == "attention" and one.matrix}
     for name in plain:
-        assert np.array_equal(found[name], plain[name]) == (name not in source.instead), name
+        assert np.array_equal(found[name], plain[name]) == (name not in matrices(source)), name
     found, source = made(trained[0], "mimetic", load="body")
-    assert all(np.array_equal(found[name], trained[1][name].astype(np.float32)) for name in source.loaded)
-    assert len(source.instead) == 2 * WIDE.layers
+    assert {name for name in TABLE if name not in source.loaded} > matrices(source)
+    for name in source.loaded:
+        assert np.array_equal(found[name], trained[1][name].astype(np.float32)), name
+    assert {name for name in TABLE if not source.table[name].exact} == matrices(source)
 
 
 def test_a_birth_needs_something_to_give(tiny_folder):
@@ -156,13 +174,14 @@ def test_a_birth_needs_something_to_give(tiny_folder):
 
 
 def test_a_birth_is_part_of_what_a_run_is(tiny_folder):
-    configs = [Config(BitXor(), str(tiny_folder), steps=1, batch=4, lr=1e-2, eval_every=1, birth=birth, redraw=redraw)
+    configs = [configured(tiny_folder, birth, redraw=redraw)
                for birth in ("weights", "statistics") for redraw in ("body", "attention")]
     assert len({config.digest for config in configs}) == 4
 
 
-@pytest.mark.parametrize("name, sizes", [("bit-memory", {"bits": 6, "patch": 2}), ("bit-xor", {}), ("mnist", {}),
-                                         ("listops", {"longest": 24, "shortest": 8})])
+@pytest.mark.parametrize("name, sizes", [
+    ("bit-memory", {"bits": 6, "patch": 2}), ("bit-xor", {}), ("mnist", {}),
+    ("listops", {"longest": 24, "shortest": 8})])
 def test_a_task_on_its_own_inputs_asks_for_the_next_token(name, sizes):
     plain, task = tasks.find(name)(**sizes), tasks.find(f"self-{name}")(**sizes)
     tokens, asked = plain.interface.tokens, task.interface
@@ -187,28 +206,29 @@ def test_a_task_on_its_own_inputs_asks_for_the_next_token(name, sizes):
 def test_pretraining_on_own_inputs_trains_and_exports(command, tmp_path):
     tiny = tmp_path / "tiny"
     checkpoint.write(tiny, TINY, draw_body(TINY, jax.random.key(0)))
-    common = ["--body", tiny, "--bits", 4, "--patch", 2, "--steps", 4, "--eval-every", 2, "--batch", 4,
-              "--eval-examples", 8, "--out", tmp_path / "runs"]
+    common = ["--body", tiny, "--bits", 4, "--patch", 2, "--steps", 4, "--eval-every", 2,
+              "--batch", 4, "--eval-examples", 8, "--out", tmp_path / "runs"]
     for kind in ("self", "task"):
         code, _, wrong = command("pretrain", kind, "bit-memory", *common, "--to", tmp_path / kind)
         assert code == 0, wrong
         written = checkpoint.open_folder(tmp_path / kind)
         assert (written.geometry.layers, written.geometry.width) == (TINY.layers, TINY.width)
         values = checkpoint.read(written, lambda name: True, body_table(TINY))
-        run = load_run(tmp_path / "runs" / json.loads((tmp_path / kind / "pretraining.json").read_text())["run"])
-        began = lambda **other: parameters.Source(run.config, run.model, None, own_bodies=False).values(
+        origin = json.loads((tmp_path / kind / "pretraining.json").read_text())
+        run = load_run(tmp_path / "runs" / origin["run"])
+        began = lambda **other: parameters.Source(run.config, None).values(
             dataclasses.replace(run.config, **other), [*values, "input/kernel"])
-        assert not any(np.array_equal(values[name], began()[name]) for name in values if name.endswith("kernel"))
+        first = began()
+        assert not any(np.array_equal(values[name], first[name]) for name in values
+                       if name.endswith("kernel"))
         # The input layer that it has grown around is not the one that a run of seed 0 begins with.
-        alike = lambda other: np.corrcoef(run.parameters["input/kernel"].ravel(), other["input/kernel"].ravel())[0, 1]
-        assert alike(began()) > 0.9 and abs(alike(began(seed=0))) < 0.5
+        alike = lambda other: np.corrcoef(run.parameters["input/kernel"].ravel(),
+                                          other["input/kernel"].ravel())[0, 1]
+        assert alike(first) > 0.9 and abs(alike(began(seed=0))) < 0.5
 
 
 def test_a_task_that_does_not_say_its_symbols_cannot_be_pretrained_on():
     from tasks.selfsupervised import on_own_inputs
 
-    class Silent(Task):
-        name = "silent"
-
     with pytest.raises(UserError, match="lacks `symbols`"):
-        on_own_inputs(Silent)
+        on_own_inputs(Stub)

@@ -154,8 +154,8 @@ def _images(monkeypatch, tmp_path):
 def _logistic(monkeypatch, tmp_path):
     draw = np.random.default_rng(0)
     train = Split(draw.integers(0, 256, (20, 3, 3, 1), np.uint8), draw.integers(0, 10, (20, 1)))
-    weights = logistic._fit(logistic._features(train.inputs), train.targets[:, 0], 10)
-    monkeypatch.setattr(logistic, "_fit", lambda features, labels, classes: weights)
+    weights = logistic.fit(train.inputs.reshape(len(train.inputs), -1) / np.float32(255), train.targets[:, 0], 10)
+    monkeypatch.setattr(logistic, "fit", lambda features, labels, classes: weights)
     return lambda report: {"train": Split(logistic._fitted(train, 10), np.zeros(1))}
 
 

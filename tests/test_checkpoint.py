@@ -1,6 +1,11 @@
-"""Checkpoints are read whole, by role, or refused by name."""
+"""Checks that checkpoints are read whole or by role, or are refused by name."""
 
+import dataclasses
+import gc
 import json
+import shutil
+import time
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from fpt import UserError, checkpoint, load_body
 from fpt.config import Config
-from fpt.model import draw_body
-from fpt.parameters import Source, model_of, resolve
+from fpt.model import body_table, draw_body
+from fpt.parameters import Source, resolve
+from fpt.roles import parse
 from tasks.bits import BitXor
 from tests.conftest import TINY
 
@@ -25,7 +31,8 @@ def folder(tmp_path):
 def refused(folder, *words):
     with pytest.raises(UserError) as found:
         load_body(folder)
-    assert "\n" not in str(found.value) and all(word in str(found.value) for word in words), found.value
+    said = str(found.value)
+    assert "\n" not in said and all(word in said for word in words), said
 
 
 def edit(folder, change):
@@ -45,11 +52,12 @@ EMBEDS = jax.random.normal(jax.random.key(1), (2, 6, 32))
 def test_what_is_written_is_read_back(folder):
     wanted = draw_body(TINY, jax.random.key(5))
     found = load_body(folder).parameters
-    assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    assert found.keys() == wanted.keys()
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_arrays_in_another_order_are_written_as_they_are(tmp_path):
-    wanted = {name: np.asfortranarray(value) for name, value in draw_body(TINY, jax.random.key(5)).items()}
+    wanted = jax.tree.map(np.asfortranarray, draw_body(TINY, jax.random.key(5)))
     checkpoint.write(tmp_path / "body", TINY, wanted)
     found = load_body(tmp_path / "body").parameters
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
@@ -58,7 +66,8 @@ def test_arrays_in_another_order_are_written_as_they_are(tmp_path):
 @pytest.mark.parametrize("dtype, far", [("float16", 1e-2), ("bfloat16", 5e-2)])
 def test_halves_are_read(folder, dtype, far):
     exact = load_body(folder)(EMBEDS)
-    edit(folder, lambda tensors: tensors.update({key: np.asarray(value, jnp.dtype(dtype)) for key, value in tensors.items()}))
+    edit(folder, lambda tensors: tensors.update(
+        {key: np.asarray(value, jnp.dtype(dtype)) for key, value in tensors.items()}))
     assert 0 < np.abs(load_body(folder)(EMBEDS) - exact).max() < far
 
 
@@ -85,8 +94,9 @@ def test_shards_under_an_index_are_read(folder):
 
 def test_a_language_models_extras_are_ignored(folder):
     exact = load_body(folder)(EMBEDS)
-    extras = {"wte.weight": np.ones((11, 32), np.float32), "lm_head.weight": np.ones((11, 32), np.float32),
-              "h.0.attn.bias": np.ones((1, 1, 64, 64), np.float32), "h.1.attn.masked_bias": np.ones((), np.float32)}
+    shapes = {"wte.weight": (11, 32), "lm_head.weight": (11, 32), "h.0.attn.bias": (1, 1, 64, 64),
+              "h.1.attn.masked_bias": ()}
+    extras = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     edit(folder, lambda tensors: tensors.update(extras))
     assert np.array_equal(load_body(folder)(EMBEDS), exact)
 
@@ -126,9 +136,10 @@ def test_numbers_that_are_not_finite_are_refused(folder):
 
 
 @pytest.mark.parametrize("settings, word", [
-    ({"model_type": "bert"}, "bert"), ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
-    ({"add_cross_attention": True}, "add_cross_attention"), ({"activation_function": "gelu_nwe"}, "gelu_new"),
-    ({"n_head": 5}, "heads"), ({"n_head": 0}, "heads"), ({"n_layer": -1}, "layers"), ({"n_embd": "32"}, "n_embd"),
+    ({"model_type": "bert"}, "bert"), ({"add_cross_attention": True}, "add_cross_attention"),
+    ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+    ({"activation_function": "gelu_nwe"}, "gelu_new"), ({"n_head": 5}, "heads"),
+    ({"n_head": 0}, "heads"), ({"n_layer": -1}, "layers"), ({"n_embd": "32"}, "n_embd"),
     ({"attn_pdrop": 1.5}, "attention dropout"),
 ])
 def test_what_is_not_implemented_is_refused_by_name(folder, settings, word):
@@ -149,36 +160,78 @@ def test_pickled_weights_are_not_read(folder):
 
 
 def test_heads_inner_width_positions_and_epsilon_follow_the_config(tmp_path):
-    import dataclasses
-
-    other = dataclasses.replace(TINY, heads=2, inner=48, positions=20, epsilon=1e-3, activation="relu")
+    other = dataclasses.replace(TINY, heads=2, inner=48, positions=20, epsilon=1e-3,
+                                activation="relu")
     checkpoint.write(tmp_path, other, draw_body(other, jax.random.key(0)))
     assert load_body(tmp_path).geometry == other
 
 
 def source(folder, load):
-    config, found = resolve(Config(BitXor(), str(folder), 1, 1, 1e-3, 1, load=load, seed=3))
-    return Source(config, model_of(config), found, own_bodies=False), config
+    """Makes the source of the parameters of a run that loads some roles."""
+    config, found = resolve(Config(BitXor(), str(folder), steps=1, batch=1, lr=1e-3, eval_every=1,
+                                   load=load, seed=3))
+    return Source(config, found)
 
 
 @pytest.mark.parametrize("load", ["attention", "feedforward@1", "norm+position", "body"])
 def test_partial_loads_fill_the_roles_named_and_nothing_else(folder, load):
-    from fpt.roles import parse
-
     edit(folder, lambda tensors: tensors.update({key: value + 1 for key, value in tensors.items()}))
-    loaded, config = source(folder, load)
-    fresh, _ = source(folder, "none")
-    values, drawn = loaded.values(config, list(loaded.shapes)), fresh.values(config, list(fresh.shapes))
-    for name in values:
+    values, drawn = (made.values(made.config, [*made.table])
+                     for made in (source(folder, load), source(folder, "none")))
+    for name, parameter in source(folder, load).table.items():
         same = np.array_equal(values[name], drawn[name])
-        assert same != (name in parse(load)), name
+        assert same != parse(load).holds(parameter), name
 
 
 def test_keys_of_roles_that_are_not_loaded_may_be_absent(folder):
     edit(folder, lambda tensors: [tensors.pop(key) for key in list(tensors) if ".mlp." in key])
-    assert source(folder, "attention+norm")[0].loaded
+    assert source(folder, "attention+norm").loaded
     with pytest.raises(UserError, match="mlp"):
         source(folder, "body")
+
+
+def read(folder, wanted=lambda name: True, dtype=np.float32):
+    """Reads a checkpoint's parameters by name."""
+    return checkpoint.read(checkpoint.open_folder(folder), wanted, body_table(TINY),
+                           lambda name: dtype)
+
+
+def places(values):
+    return {name: value.unsafe_buffer_pointer() for name, value in values.items()}
+
+
+def test_what_is_read_again_while_it_is_held_is_the_same_array(folder):
+    first = read(folder, lambda name: "/attn/" in name)
+    again = read(folder)
+    assert {name: place for name, place in places(again).items() if name in first} == places(first)
+    assert places(load_body(folder).parameters) == places(again)
+    copied = shutil.copytree(folder, folder.with_name("copy"))  # of the same digest
+    assert places(read(copied)) == places(again)
+
+
+def test_other_weights_and_dtypes_are_arrays_of_their_own(folder):
+    held, halves = read(folder), read(folder, dtype=jnp.bfloat16)
+    assert {str(value.dtype) for value in halves.values()} == {"bfloat16"}
+    edit(folder, lambda tensors: tensors.update({key: value + 1 for key, value in tensors.items()}))
+    for name, value in read(folder).items():
+        assert np.array_equal(value, held[name] + 1), name
+
+
+def test_what_nobody_holds_any_more_is_freed_and_read_from_disk_again(folder):
+    held = read(folder)
+    weights = [weakref.ref(value) for value in held.values()]
+    del held
+    gc.collect()
+    assert not any(weight() is not None for weight in weights)
+    wanted = draw_body(TINY, jax.random.key(5))
+    assert all(np.array_equal(value, wanted[name]) for name, value in read(folder).items())
+
+
+def test_what_is_held_does_not_hide_that_config_json_asks_for_another_shape(folder):
+    held = read(folder)
+    edit_config(folder, n_positions=TINY.positions + 1)
+    refused(folder, "wpe.weight has shape (64, 32), but config.json asks for (65, 32)")
+    assert held
 
 
 def test_names_that_are_nothing():
@@ -191,8 +244,6 @@ def test_names_that_are_nothing():
 
 
 def test_no_network_is_no_stall(monkeypatch, tmp_path):
-    import time
-
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -1,4 +1,4 @@
-"""What a split's answers come to: in chunks of any size, over what is scored, whole and by slice."""
+"""Checks the scores on a split: in chunks of any size, over what is scored, whole and by slice."""
 
 import types
 
@@ -9,7 +9,7 @@ from fpt import evaluation
 from fpt.evaluation import answers, evaluate, score
 from fpt.task import UNSCORED, Split
 from tasks.bits import BitMemory
-from tests.test_optimization import nested, trainer_of
+from tests.test_optimization import logits_of, trainer_of
 
 TASK = BitMemory(strings=1, bits=4, patch=2)
 
@@ -35,7 +35,8 @@ def test_in_chunks_of_any_size_each_example_is_answered_once_and_in_its_place(mo
 
 def test_a_score_is_of_all_answers_and_of_those_of_each_slice():
     inputs = np.array([[[1, -1, 1, 1], [0, -1, 0, 1]], [[1, 1, -1, 1], [1, 0, -1, 1]]], np.int8)
-    targets, predictions = np.array([[1, 0, 1, 1], [1, 1, 0, 1]]), np.array([[0, 0, 1, 1], [1, 0, 1, 1]])
+    targets = np.array([[1, 0, 1, 1], [1, 1, 0, 1]])
+    predictions = np.array([[0, 0, 1, 1], [1, 0, 1, 1]])
     found = score(TASK, Split(inputs, targets), predictions, np.array([0.5, 1.0]))
     assert (found["accuracy"], found["loss"], found["n"]) == (5 / 8, 0.75, 2)
     assert found["slices"] == {"hidden": pytest.approx(1 / 3), "visible": pytest.approx(4 / 5)}
@@ -44,18 +45,21 @@ def test_a_score_is_of_all_answers_and_of_those_of_each_slice():
 def test_the_loss_of_a_split_is_the_mean_over_what_is_scored():
     trainer, values = trainer_of()
     split = trainer.task.load()["validation"]
-    part = Split(split.inputs[:6], np.where(np.arange(16) < 10, split.targets[:6], UNSCORED))
+    inputs, targets = split.inputs[:6], split.targets[:6]
+    part = Split(inputs, np.where(np.arange(16) < 10, targets, UNSCORED))
     stacked = {name: value[None] for name, value in values.items()}
-    logits = np.asarray(trainer.model.apply({"params": nested(values)}, part.inputs)[0], np.float64)
-    nats = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, split.targets[:6, :, None], -1)[..., 0]
+    logits = logits_of(trainer, values, inputs)
+    nats = np.log(np.exp(logits).sum(-1))
+    nats -= np.take_along_axis(logits, targets[..., None], -1)[..., 0]
     found, = evaluate(trainer, {}, stacked, part)
     assert found["loss"] == pytest.approx(nats[:, :10].mean(), rel=1e-5)
-    assert found["accuracy"] == pytest.approx((logits.argmax(-1) == split.targets[:6])[:, :10].mean())
+    assert found["accuracy"] == pytest.approx((logits.argmax(-1) == targets)[:, :10].mean())
 
 
 def test_a_slice_is_of_what_is_scored_in_it_alone():
     inputs = np.array([[[1, -1, 1, 1], [0, -1, 0, 1]]], np.int8)
-    targets, predictions = np.array([[1, 0, UNSCORED, UNSCORED]]), np.array([[1, 1, 1, 1]])
+    targets = np.array([[1, 0, UNSCORED, UNSCORED]])
+    predictions = np.array([[1, 1, 1, 1]])
     found = score(TASK, Split(inputs, targets), predictions, np.array([0.5]))
     assert (found["accuracy"], found["slices"]) == (1 / 2, {"hidden": 1.0, "visible": 0.0})
     hidden = Split(inputs, np.array([[1, UNSCORED, 1, UNSCORED]]))

@@ -1,4 +1,7 @@
-"""What a hub can do wrong, played by a server on this machine: each is one line, and leaves nothing that counts as fetched."""
+"""Checks what a hub can do wrong, played by a server on this machine.
+
+Each fault is refused in one line, and leaves nothing that counts as fetched.
+"""
 
 import json
 import threading
@@ -12,7 +15,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves the files of one folder as any repository, and does `wrong` to requests for `part`: the api, or a file."""
+    """Serves the files of one folder as any repository.
+
+    It does `wrong` to requests for `part`: the api, or a file.
+    """
 
     daemon_threads = True
 
@@ -51,8 +57,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, content, status=200, headers=None, length=None):
         self.send_response(status)
-        stated = {"X-Repo-Commit": COMMIT, "ETag": f'"{len(content)}"', "Content-Length": str(length or len(content)),
-                  "Connection": "close"}
+        stated = {"X-Repo-Commit": COMMIT, "ETag": f'"{len(content)}"', "Connection": "close",
+                  "Content-Length": str(length or len(content))}
         for name, value in (stated | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
@@ -66,7 +72,8 @@ class Handler(BaseHTTPRequestHandler):
         """Answers nothing."""
 
     def web_page(self):
-        self.answer(b"<html><body>Please accept our terms</body></html>", headers={"Content-Type": "text/html"})
+        self.answer(b"<html><body>Please accept our terms</body></html>",
+                    headers={"Content-Type": "text/html"})
 
     def redirect_loop(self):
         self.answer(b"", 302, {"Location": self.path})
@@ -82,24 +89,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def cut_off(self):
         content = self.server.files.get(self.path.rpartition("/")[2], b"{}")
-        self.answer(content if self.command == "HEAD" else content[: len(content) // 2], length=len(content))
+        sent = content if self.command == "HEAD" else content[: len(content) // 2]
+        self.answer(sent, length=len(content))
 
     def too_long(self):
         content = self.server.files.get(self.path.rpartition("/")[2], b"{}")
-        self.answer(content + (b"" if self.command == "HEAD" else b"more"), headers={"ETag": '"same"'})
+        more = b"" if self.command == "HEAD" else b"more"
+        self.answer(content + more, headers={"ETag": '"same"'})
 
 
 @pytest.fixture
 def hub(tiny_folder, tmp_path, monkeypatch):
-    """A hub that serves the tiny body, an empty cache, and no waiting for either."""
+    """Starts a hub that serves the tiny body, with an empty cache and without waiting."""
     from huggingface_hub import constants
 
     server = Hub(tiny_folder)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    serve = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    serve.start()
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE",
+                        address + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     monkeypatch.setattr("fpt.hub.ANSWER_SECONDS", 0.5)
@@ -118,26 +129,30 @@ def test_a_body_is_fetched_once(hub, tiny_folder):
 
 
 def test_shards_are_fetched(hub, tiny_folder):
-    hub.files["model-1-of-1.safetensors"] = hub.files.pop("model.safetensors")
-    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wpe.weight": "model-1-of-1.safetensors"}}).encode()
-    assert [file.name for file in checkpoint.locate("some/body").files] == ["model-1-of-1.safetensors"]
+    shard = "model-1-of-1.safetensors"
+    hub.files[shard] = hub.files.pop("model.safetensors")
+    index = {"weight_map": {"wpe.weight": shard}}
+    hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
+    assert [file.name for file in checkpoint.locate("some/body").files] == [shard]
 
 
-WRONG = [("api", wrong) for wrong in ("hang", "hang_up", "web_page", "redirect_loop", "fail", "refuse", "other_json")]
-WRONG += [("config.json", wrong) for wrong in ("hang", "hang_up", "web_page", "redirect_loop", "fail", "other_json")]
-WRONG += [("model.safetensors", wrong)
-          for wrong in ("hang", "hang_up", "web_page", "redirect_loop", "fail", "cut_off", "too_long")]
+ANY = ("hang", "hang_up", "web_page", "redirect_loop", "fail")
+WRONG = [(part, wrong) for part, kinds in {
+    "api": (*ANY, "refuse", "other_json"), "config.json": (*ANY, "other_json"),
+    "model.safetensors": (*ANY, "cut_off", "too_long")}.items() for wrong in kinds]
 
 
 @pytest.mark.parametrize(("part", "wrong"), WRONG, ids=[" ".join(case) for case in WRONG])
 @pytest.mark.parametrize("name", ["some/body", "gpt2"])
-def test_a_hub_that_fails_is_one_line_and_leaves_no_checkpoint(hub, command, tmp_path, name, part, wrong):
+def test_a_hub_that_fails_is_one_line_and_leaves_no_checkpoint(
+        hub, command, tmp_path, name, part, wrong):
     hub.part, hub.wrong = part, wrong
     code, _, err = command("train", "bit-xor", "--body", name, "--out", tmp_path / "runs")
     assert code == 2
     *progress, line = err.splitlines()
     assert line.startswith("error: ") and len(line) < 600, err
-    assert all("%" in shown or "B/s" in shown for shown in progress), progress  # the download's bar, and nothing else
+    # The download's bar, and nothing else.
+    assert all("%" in shown or "B/s" in shown for shown in progress), progress
     assert not (tmp_path / "runs").exists()
     hub.part = None
     assert checkpoint.locate(name).geometry.width == 32  # what was left did not count as fetched
@@ -145,7 +160,8 @@ def test_a_hub_that_fails_is_one_line_and_leaves_no_checkpoint(hub, command, tmp
 
 def test_a_status_is_stated(hub):
     hub.part, hub.wrong = "api", "refuse"
-    with pytest.raises(UserError, match=r"no such folder, and the hub does not give it \(HTTP status 403, .*\); name a"):
+    said = r"no such folder, and the hub does not give it \(HTTP status 403, .*\); name a"
+    with pytest.raises(UserError, match=said):
         checkpoint.locate("some/body")
 
 
@@ -167,15 +183,18 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(hub):
     assert checkpoint.locate("some/body") == found
 
 
-@pytest.mark.parametrize("name", ["my--body", "gpt2 mini", "gpt2-mini.", "-gpt2-mini", "gpt2-mini.git", "gpt2" * 30])
+@pytest.mark.parametrize("name", ["my--body", "gpt2 mini", "gpt2-mini.", "-gpt2-mini",
+                                  "gpt2-mini.git", "gpt2" * 30])
 def test_a_name_that_the_hub_cannot_have_is_one_line_with_the_nearest_known(name):
-    with pytest.raises(UserError, match=r"^unknown body '.*'; .*gpt2.*\(no such folder, and no checkpoint on the hub can have"):
+    said = r"^unknown body '.*'; .*gpt2.*\(no such folder, and no checkpoint on the hub can have"
+    with pytest.raises(UserError, match=said):
         checkpoint.locate(name)
 
 
 @pytest.mark.parametrize("name", ["x/run.git", "bodies/my--thing", "bödies/thing", "bodies/thing."])
 def test_a_relative_folder_that_is_not_there_is_said_not_to_be(name):
-    with pytest.raises(UserError, match=f"^no weights of '{name}': no such folder, and no checkpoint on the hub can"):
+    said = f"^no weights of '{name}': no such folder, and no checkpoint on the hub can"
+    with pytest.raises(UserError, match=said):
         checkpoint.locate(name)
 
 

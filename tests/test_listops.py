@@ -193,19 +193,18 @@ def test_the_caches_name_holds_the_settings(small, cache):
 
 def test_the_last_real_token_is_read(small, data):
     """What stands behind an expression, and how far it is filled up, changes nothing of its answer."""
-    from fpt.gpt2 import GPT2
     from fpt.config import Config
-    from fpt.model import apply, build
-    from fpt.parameters import Source
+    from fpt.gpt2 import GPT2
+    from fpt.model import apply
+    from fpt.parameters import Source, model_of
 
     geometry = GPT2(layers=2, width=32, heads=4, positions=64, vocabulary=11)
     inputs = data["test"].inputs[:20]
     short = inputs[(inputs != 0).sum(axis=1) < 30]
     assert len(short) > 2
-    model = build(small, geometry)
     config = Config.preset(small, load="none", geometry=geometry)
-    source = Source(config, model, None, own_bodies=False)
-    parameters = source.values(config, list(source.shapes))
+    source, model = Source(config, None), model_of(config)
+    parameters = source.values(config, [*source.table])
     logits, _ = apply(model, parameters, small.encode(short))
     cut, _ = apply(model, parameters, small.encode(short[:, :30]))
     assert np.abs(np.asarray(logits) - np.asarray(cut)).max() < 1e-5

@@ -1,4 +1,4 @@
-"""Tasks of next-token prediction: how they are drawn and scored, and the probe that watches a body learn to copy."""
+"""Checks how tasks of next-token prediction are drawn and scored, and the probe for copying."""
 
 import math
 import types
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpt import UserError, model
-from fpt.gpt2 import GPT2
+from fpt import UserError
 from fpt.evaluation import score
+from fpt.gpt2 import GPT2
+from fpt.model import Model
 from fpt.task import UNSCORED, Split
 from tasks.copying import Copying
 from tasks.language import Language
@@ -23,7 +24,7 @@ TRAIN = 13 * CONTEXT + 1  # tokens: twelve windows, and one for the phase
 
 @pytest.fixture(scope="module")
 def draw():
-    """(seed, step) -> a batch of four windows of the stream 0, 1, 2, ..."""
+    """Maps (seed, step) to a batch of four windows of the stream 0, 1, 2, ..."""
     train = Split(jnp.arange(TRAIN, dtype=jnp.uint16), jnp.zeros((0, CONTEXT), jnp.int32))
     drawn = jax.jit(lambda key, step: Language(context=CONTEXT).draw(train, key, step, 4)[:2])
     return lambda seed, step: Split(*map(np.asarray, drawn(jax.random.key(seed), step)))
@@ -33,7 +34,8 @@ def test_windows_are_drawn_from_the_stream_with_targets_one_further(draw):
     for step in range(60):
         inputs, targets = draw(0, step)
         assert inputs.shape == targets.shape == (4, CONTEXT)
-        assert (targets == inputs + 1).all() and (inputs == inputs[:, :1] + np.arange(CONTEXT)).all() and targets.max() < TRAIN
+        assert (targets == inputs + 1).all() and targets.max() < TRAIN
+        assert (inputs == inputs[:, :1] + np.arange(CONTEXT)).all()
 
 
 def test_an_epoch_holds_every_window_once_wherever_they_begin(draw):
@@ -54,8 +56,10 @@ def test_a_draw_is_a_function_of_key_and_step(draw):
 
 
 def test_the_shortest_text_that_is_taken_can_be_drawn_from(monkeypatch):
-    task, streams = Language(context=8), {name: np.arange(40, dtype=np.uint16) for name in ("validation", "heldout")}
-    text = types.SimpleNamespace(stream=streams.__getitem__, tokenizer=types.SimpleNamespace(token_to_id=lambda entry: 0))
+    task = Language(context=8)
+    streams = {name: np.arange(40, dtype=np.uint16) for name in ("validation", "heldout")}
+    tokenizer = types.SimpleNamespace(token_to_id=lambda entry: 0)
+    text = types.SimpleNamespace(stream=streams.__getitem__, tokenizer=tokenizer)
     monkeypatch.setattr("tasks.language.prepare", lambda *arguments: text)
     for length in (14, 15, 16):
         streams["train"] = np.arange(length, dtype=np.uint16)
@@ -71,7 +75,8 @@ def test_every_held_out_token_is_scored_once_with_half_a_context_before_it(lengt
     inputs, targets = Language(context=8)._windows(np.arange(length), Path("data"))
     rows, columns = np.nonzero(targets != UNSCORED)
     tokens = targets[rows, columns]
-    assert (inputs[rows, columns] == tokens - 1).all() and (inputs == inputs[:, :1] + np.arange(8)).all()
+    assert (inputs[rows, columns] == tokens - 1).all()
+    assert (inputs == inputs[:, :1] + np.arange(8)).all()
     assert (tokens - inputs[rows, 0]).min() > 4
     assert tokens.tolist() == list(range(5, 5 + len(tokens))) and 0 <= length - 5 - len(tokens) < 4
     assert len(set((targets != UNSCORED).sum(1))) == 1
@@ -83,7 +88,8 @@ def test_a_split_shorter_than_a_window_is_refused():
 
 
 def _period(row):
-    return next(period for period in range(1, len(row)) if np.array_equal(row[period:], row[:-period]))
+    return next(period for period in range(1, len(row))
+                if np.array_equal(row[period:], row[:-period]))
 
 
 def test_what_is_to_be_copied_repeats_after_half_the_context():
@@ -92,7 +98,8 @@ def test_what_is_to_be_copied_repeats_after_half_the_context():
     assert {_period(row) for row in targets} == periods
     assert (inputs[:, 0] == BEGIN).all() and np.array_equal(inputs[:, 1:], targets[:, :-1])
     assert targets.min() == 1 and targets.max() == 999
-    again, other = (np.asarray(task.draw(None, jax.random.key(0), step, 400).targets) for step in (3, 4))
+    again, other = (np.asarray(task.draw(None, jax.random.key(0), step, 400).targets)
+                    for step in (3, 4))
     assert np.array_equal(again, targets) and not np.array_equal(other, targets)
 
 
@@ -108,8 +115,9 @@ def test_the_probes_are_scored_on_random_symbols_or_on_their_repetition():
     (inputs, random), (again, repeated) = probes["random"], probes["repeated"]
     assert np.array_equal(inputs, again) and inputs.shape == (PROBES, 2 * SPAN)
     assert (inputs[:, 0] == BEGIN).all() and inputs[:, 1:].min() == 1 and inputs.max() == 49
-    assert np.array_equal(random[:, :SPAN], inputs[:, 1 : SPAN + 1]) and (random[:, SPAN:] == UNSCORED).all()
-    assert np.array_equal(repeated[:, SPAN:], random[:, :SPAN]) and (repeated[:, :SPAN] == UNSCORED).all()
+    assert np.array_equal(random[:, :SPAN], inputs[:, 1 : SPAN + 1])
+    assert np.array_equal(repeated[:, SPAN:], random[:, :SPAN])
+    assert (random[:, SPAN:] == UNSCORED).all() and (repeated[:, :SPAN] == UNSCORED).all()
     assert np.array_equal(repeated[:, SPAN:-1], inputs[:, SPAN + 1 :])
 
 
@@ -129,7 +137,8 @@ def test_a_perfect_copier_gains_all_that_random_symbols_cost():
         copied[:, SPAN:] = probe.inputs[:, 1 : SPAN + 1]
         scores[name] = score(task, probe, copied, losses[name])
     assert scores["repeated"]["accuracy"] == 1 and scores["random"]["accuracy"] == 0
-    assert task.figures({}, None, {"loss": 1.0}, scores) == {"loss": 1.0, "copying gain": pytest.approx(math.log(49))}
+    gain = pytest.approx(math.log(49))
+    assert task.figures({}, None, {"loss": 1.0}, scores) == {"loss": 1.0, "copying gain": gain}
     assert math.isnan(copying_gain({"random": {"loss": 1.0}, "repeated": {"loss": None}}))
 
 
@@ -137,9 +146,10 @@ def test_the_gradient_of_a_tied_table_is_there_in_bfloat16_too():
     task, gradients = Copying(vocabulary=64, context=32), {}
     tokens = jax.random.randint(jax.random.key(0), (8, 32), 0, 64)
     for dtype in (jnp.float32, jnp.bfloat16):
-        built = model.build(task, GPT2(layers=1, width=32, heads=2, positions=32, vocabulary=64), dtype=dtype)
-        parameters = built.init(jax.random.key(1), tokens)
-        loss = lambda parameters: jnp.square(built.apply(parameters, tokens)[0]).sum()
+        body = GPT2(layers=1, width=32, heads=2, positions=32, vocabulary=64)
+        model = Model(task.interface, body, dtype=dtype)
+        parameters = model.init(jax.random.key(1), tokens)
+        loss = lambda parameters: jnp.square(model.apply(parameters, tokens)[0]).sum()
         gradients[dtype] = jax.jit(jax.grad(loss))(parameters)["params"]["token"]["embedding"]
-    apart = jnp.linalg.norm(gradients[jnp.bfloat16] - gradients[jnp.float32]) / jnp.linalg.norm(gradients[jnp.float32])
-    assert 0 < apart < 0.01
+    exact, norm = gradients[jnp.float32], jnp.linalg.norm
+    assert 0 < norm(gradients[jnp.bfloat16] - exact) / norm(exact) < 0.01
