@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from fpt import arrays, bodies, machine, parameters, records, registry
+from fpt import arrays, bodies, machine, parameters, records, registry, saved
 from fpt import checkpoint as checkpoints
 from fpt.checkpoint import Checkpoint
 from fpt.config import DTYPES, FILES, PRETRAINING, Config, digest_of
@@ -108,24 +108,24 @@ class LoadedRun:
         self.config, self.checkpoint = parameters.resolve(config)
         self.task = config.task
         self.result = records.summary(folder)["result"]
-        trained, identity = arrays.unpack(folder / records.TRAINABLE)
+        trained, identity = arrays.unpack(folder / saved.TRAINABLE)
         self.model = parameters.model_of(self.config)
         self.geometry, self.dtype = self.model.geometry, self.model.dtype
         self._source = source = parameters.Source(self.config, self.checkpoint)
         self.table = source.table
-        self._check_shapes(trained, folder / records.TRAINABLE)
+        self._check_shapes(trained, folder / saved.TRAINABLE)
         self.trained = arrays.digest(trained)
         if self.result.get("trainable", self.trained) != self.trained:
-            raise UserError(f"{folder / records.TRAINABLE} does not hold what the result is of; "
+            raise UserError(f"{folder / saved.TRAINABLE} does not hold what the result is of; "
                             "train the run again")
-        self._stored = records.frozen(folder)
+        self._stored = saved.frozen(folder)
         self.frozen = source.values(self.config, source.frozen, self._stored)
         if (there := identity.get("frozen")) != (here := arrays.digest(self.frozen)):
             raise UserError(f"the frozen parameters of {folder} have the sha256 "
                             f"{str(there)[:12]}..., and those made here {here[:12]}...: "
                             f"{_differences(self.result)}")
         self.trainable = {name: jnp.asarray(value)[None] for name, value in trained.items()}
-        self.steps = (0, *records.kept(folder))
+        self.steps = (0, *saved.kept(folder))
         self.trainer = Trainer(self.model, self.config, source.table, source.axes(1), 1)
         model, task = self.model, self.task
 
@@ -188,7 +188,7 @@ class LoadedRun:
         other = copy.copy(self)
         other.__dict__.pop("parameters", None)
         if step:
-            values = records.read_kept(self.folder, step, self.config.digest)
+            values = saved.read_kept(self.folder, step, self.config.digest)
         else:
             values = self._source.values(self.config, self._source.trainable, self._stored)
         self._check_shapes(values, f"what {self.folder} keeps of step {step}")

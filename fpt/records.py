@@ -21,12 +21,9 @@ import hashlib
 import json
 import math
 import os
-import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from filelock import FileLock, Timeout
 
@@ -35,9 +32,9 @@ from fpt.arrays import described, digest, pack, unpack
 from fpt.config import ABSENT, FILES, NEWER, PLACES, Config
 from fpt.errors import UserError
 from fpt.files import remove_leftovers, sha256, write_whole
+from fpt.saved import FROZEN, TRAINABLE, by_step, frozen
 
 CONFIG, METRICS, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", ".lock"
-TRAINABLE, FROZEN = "trainable.safetensors", "frozen.safetensors"
 WRITTEN = r"(config|result)\.json|metrics\.jsonl|(trainable(-\d+)?|frozen|state-\d+)\.safetensors"
 
 
@@ -243,7 +240,7 @@ class Folder:
 
     def states(self) -> dict[int, Path]:
         """Lists the files of the run's states by step."""
-        return _by_step(self.path, "state")
+        return by_step(self.path, "state")
 
     def write_state(self, step: int, leaves: dict[str, np.ndarray], notes: dict[str, Any],
                     stack: list[str]) -> None:
@@ -274,35 +271,6 @@ class Folder:
                 file.unlink(missing_ok=True)
 
 
-def _by_step(folder: Path, kind: str) -> dict[int, Path]:
-    """Lists a folder's files called `kind`-<step>.safetensors by step, in order."""
-    found = ((re.fullmatch(rf"{kind}-(\d+)\.safetensors", file.name), file)
-             for file in folder.iterdir())
-    return dict(sorted((int(match[1]), file) for match, file in found if match))
-
-
-def kept(folder: Path) -> tuple[int, ...]:
-    """Lists the steps after which a run's trainable parameters were kept, in order."""
-    return tuple(_by_step(folder, "trainable"))
-
-
-def read_kept(folder: Path, step: int, digest: str) -> dict[str, np.ndarray]:
-    """Reads the trainable parameters that were kept after a step.
-
-    digest: of the configuration.  Raises UserError where the file is damaged, or another run's.
-    """
-    file = _by_step(folder, "trainable")[step]
-    values, about = unpack(file)
-    if about != {"digest": digest, "step": step}:
-        raise UserError(f"{file} belongs to another run or step; delete it")
-    return values
-
-
-def frozen(folder: Path) -> dict[str, np.ndarray]:
-    """Reads the frozen parameters that are kept with a run, if any are."""
-    return unpack(folder / FROZEN)[0] if (folder / FROZEN).exists() else {}
-
-
 def ended(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     """Reads the parameters that a finished run ended with, and a digest that identifies them all.
 
@@ -315,23 +283,3 @@ def ended(folder: Path) -> tuple[dict[str, np.ndarray], str]:
                         "again")
     values = frozen(folder) | trained
     return values, hashlib.sha256(f"{digest(values)}{identity['frozen']}".encode()).hexdigest()[:32]
-
-
-_name = partial(jax.tree_util.keystr, simple=True, separator="/")
-
-
-def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """Copies the leaves of a tree to the host, as a dictionary by path."""
-    return {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def unflatten(leaves: dict[str, np.ndarray], like: Any) -> Any:
-    """Rebuilds a tree from its leaves by path.
-
-    like: a tree of the same structure and shapes.  Raises UserError where the leaves do not fit it.
-    """
-    named, structure = jax.tree.flatten_with_path(like)
-    shapes = {_name(path): leaf.shape for path, leaf in named}
-    if {name: leaf.shape for name, leaf in leaves.items()} != shapes:
-        raise UserError("a state does not fit its run; delete the run's state files to start anew")
-    return jax.tree.unflatten(structure, [leaves[name] for name in shapes])

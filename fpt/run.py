@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fpt import contract, machine, parameters, records, splits
+from fpt import contract, machine, parameters, records, saved, splits
 from fpt.checkpoint import Checkpoint
 from fpt.config import Config
 from fpt.errors import UserError
@@ -152,7 +152,7 @@ def _check_finished(folders: list[records.Folder], data_dir: Path | None, keep: 
                 loaded[task] = contract.call(task, "load", data_dir, lambda line: None)
             splits.check(loaded[task], folder.result()["data"], str(folder.path))
         if not quiet:
-            lacks = keep and not {*kept_steps(steps, keep)} <= {*records.kept(folder.path)}
+            lacks = keep and not {*kept_steps(steps, keep)} <= {*saved.kept(folder.path)}
             missing = ", without all the steps that --keep asks for" if lacks else ""
             print(f"{folder.path} is finished{missing}; delete it to train again")
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpt import machine, records
+from fpt import machine, records, saved
 from fpt.arrays import digest
 from fpt.errors import UserError
 from fpt.evaluation import evaluate
@@ -49,7 +49,7 @@ class Stack:
         self.config, self.task = experiment.config, experiment.task
         self.trainer, self._advance, _ = experiment.compiled(len(folders))
         source, configs = experiment.source, [folder.config for folder in folders]
-        stored = [None if step is None else records.frozen(folder.path) for folder in folders]
+        stored = [None if step is None else saved.frozen(folder.path) for folder in folders]
         trainable, self.frozen = source.stack(configs, stored)
         for number, folder in enumerate(folders if step is None else ()):
             if names := source.to_store(folder.config):
@@ -219,14 +219,14 @@ class Stack:
             notes = {"history": self.history[number], "seconds": self.seconds,
                      "training": self.training, "data": self.experiment.digests,
                      "result": self.results and self.results[number]}
-            folder.write_state(self.step, records.flatten(state), notes, names)
+            folder.write_state(self.step, saved.flatten(state), notes, names)
         for folder in self.folders:
             folder.remove_states(but=self.step)
 
     def keep(self) -> None:
         """Keeps the trainable parameters of every run at this step, where they are not kept yet."""
         for folder, trainable in zip(self.folders, self._unstacked(self.state.trainable)):
-            if self.step not in records.kept(folder.path):
+            if self.step not in saved.kept(folder.path):
                 folder.write_kept(self.step, trainable)
 
     def _restore(self, step: int) -> None:
@@ -240,7 +240,7 @@ class Stack:
             if notes["data"] != self.experiment.digests:
                 raise UserError(f"the data are not those that {folder.path} was begun with; put "
                                 "them back, or delete the folder")
-            states.append(records.unflatten(leaves, like))
+            states.append(saved.unflatten(leaves, like))
             self.history[number] = notes["history"]
             if notes["result"]:
                 self.results = [*(self.results or []), notes["result"]]

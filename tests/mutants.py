@@ -367,7 +367,7 @@ RECORDS = [
     Mutant("fpt/records.py", "resume:interrupted", "the newest state is removed, the old ones stay",
            "if step != but:",
            "if step == but:"),
-    Mutant("fpt/records.py", "records", "a state of other shapes is taken",
+    Mutant("fpt/saved.py", "records", "a state of other shapes is taken",
            "{name: leaf.shape for name, leaf in leaves.items()} != shapes",
            "{n: v.ndim for n, v in leaves.items()} != {n: len(s) for n, s in shapes.items()}"),
     Mutant("fpt/records.py", "stages:files_changed", "a start's frozen parameters may change",

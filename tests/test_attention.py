@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpt import Config, UserError, ablation, attention, load_body, load_run, records, train
+from fpt import Config, UserError, ablation, attention, load_body, load_run, saved, train
 from fpt.arrays import unpack
 from fpt.attention import ALL, READ
 from fpt.interrupt import Interrupted
@@ -426,4 +426,4 @@ def test_a_long_map_is_walked_through_one_layer_at_a_time(tiny_folder):
 def test_parameters_of_a_step_that_was_not_kept_are_refused(xor):
     with pytest.raises(UserError, match=r"no parameters of step 7, but of 0; train it anew with"):
         xor.at(7)
-    assert records.kept(xor.folder) == ()
+    assert saved.kept(xor.folder) == ()

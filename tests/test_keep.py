@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from fpt import UserError, load_run, records, train
+from fpt import UserError, load_run, saved, train
 from fpt.arrays import pack, unpack
 from fpt.config import Config
 from fpt.interrupt import Interrupted
@@ -24,8 +24,8 @@ def config(tiny_folder):
 
 
 def kept(folder):
-    return {step: records.read_kept(folder, step, folder.name[-8:])
-            for step in records.kept(folder)}
+    return {step: saved.read_kept(folder, step, folder.name[-8:])
+            for step in saved.kept(folder)}
 
 
 def equal(one, other):
@@ -46,7 +46,7 @@ def test_what_is_kept_changes_no_number_and_is_part_of_no_name(config, tmp_path)
     (plain,), (rich,) = ((tmp_path / name).iterdir() for name in ("one", "other"))
     assert plain.name == rich.name
     assert one["trainable"] == other["trainable"] and one["test"] == other["test"]
-    assert records.kept(plain) == () and records.kept(rich) == (12, 25, 37, 50)
+    assert saved.kept(plain) == () and saved.kept(rich) == (12, 25, 37, 50)
     assert load_run(rich).steps == (0, 12, 25, 37, 50)
 
 
@@ -87,7 +87,7 @@ def test_a_run_that_is_stopped_where_it_keeps_ends_with_the_same_files(
         with pytest.raises(Interrupted):
             train([config], tmp_path / "twice", quiet=True, keep=2)
     (twice,) = (tmp_path / "twice").iterdir()
-    assert records.kept(twice) == ((25,) if moment == "after" else ())
+    assert saved.kept(twice) == ((25,) if moment == "after" else ())
     assert [file.name for file in twice.glob("state-*")] == ["state-00000025.safetensors"]
     train([config], tmp_path / "twice", quiet=True, keep=2)
     equal(kept(once), kept(twice))
@@ -99,7 +99,7 @@ def test_runs_of_a_stack_keep_their_own(config, tmp_path):
     train([config, other], tmp_path / "both", quiet=True, keep=1)
     stated = lambda folder: json.loads((folder / "config.json").read_text())
     one, two = sorted((tmp_path / "both").iterdir(), key=lambda folder: stated(folder)["seed"])
-    assert records.kept(one) == records.kept(two) == (50,)
+    assert saved.kept(one) == saved.kept(two) == (50,)
     assert np.abs(kept(one)[50]["input/kernel"] - kept(two)[50]["input/kernel"]).max() > 0
 
 

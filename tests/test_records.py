@@ -12,8 +12,9 @@ import fpt.stack
 from fpt import UserError, train
 from fpt.config import Config, grid
 from fpt.parameters import Source, model_of
-from fpt.records import finite, flatten, unflatten
+from fpt.records import finite
 from fpt.run import resolved
+from fpt.saved import flatten, unflatten
 from fpt.trainer import Trainer
 from tasks.bits import BitXor
 from tasks.copying import Copying
