@@ -74,7 +74,8 @@ def measure(run: LoadedRun, inputs) -> Measures:
         about.append((real & counted[:, None], jnp.asarray(counted), places, masks))
         streams.append(run.enter(inputs[numbers]))
     rows = sum(np.asarray(real).sum(axis=0) for real, *_ in about)  # [T]: examples with that token
-    shares, order = {READ: count * task.interface.queries, ALL: rows.sum()}, [*answers, *units(task)]
+    shares = {READ: count * task.interface.queries, ALL: rows.sum()}
+    order = [*answers, *units(task)]
 
     def averaged(sums: list[dict]) -> dict[str, dict[str, np.ndarray]]:
         total = jax.tree.map(lambda *parts: np.sum(np.asarray(parts, np.float64), axis=0), *sums)

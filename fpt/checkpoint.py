@@ -188,8 +188,8 @@ def _fetch(name: str) -> Path:
     return config.parent
 
 
-# The arrays that somebody still holds, by their checkpoint's digest, name and dtype: bodies and runs
-# that are loaded at the same time share them.  Nothing donates what is read.
+# The arrays that somebody still holds, by their checkpoint's digest, name and dtype: bodies and
+# runs that are loaded at the same time share them.  Nothing donates what is read.
 _alive: weakref.WeakValueDictionary[tuple, jax.Array] = weakref.WeakValueDictionary()
 
 

@@ -23,11 +23,11 @@ DEVIATION = 0.02  # of a token table
 
 
 class Model(nn.Module):
-    """Maps tokens of a task to logits, after Lu et al. 2021, section 2.2, and the released `fpt.py`.
+    """Maps tokens of a task to logits (Lu et al. 2021, section 2.2, and the released `fpt.py`).
 
-    Continuous tokens pass a linear layer and dropout, symbols are embedded; one linear layer answers
-    from the tokens that are read.  Where the task's head is tied, the body's token table embeds the
-    symbols and answers, as in a language model.
+    Continuous tokens pass a linear layer and dropout, symbols are embedded; one linear layer
+    answers from the tokens that are read.  Where the task's head is tied, the body's token table
+    embeds the symbols and answers, as in a language model.
     """
 
     interface: Interface
@@ -71,7 +71,7 @@ class Model(nn.Module):
         return dropout(embeds, self.input_dropout, bits)
 
     def read(self, tokens):
-        """Chooses the tokens that are read: the last Q, or the last real ones before pads, [B, Q]."""
+        """Chooses the tokens that are read: the last Q, or the last Q before pads, [B, Q]."""
         queries, pad = self.interface.queries, self.interface.pad
         if pad is None:
             return queries
@@ -108,7 +108,8 @@ def table(task: Interface, body: Body, init: str = "original") -> Table:
     found = body_table(body, init)
     if task.tied:
         shape = (task.vocabulary, width)
-        return found | {"token/embedding": Parameter(shape, "token", normal(DEVIATION), owner="run")}
+        found["token/embedding"] = Parameter(shape, "token", normal(DEVIATION), owner="run")
+        return found
     if task.vocabulary is None:
         kernel = Parameter((task.width, width), "input", orthogonal(GAIN), owner="run", exact=False)
         bias = Parameter((width,), "input", zeros, owner="run")

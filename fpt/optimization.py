@@ -48,7 +48,7 @@ def schedule(config: Config, step):
 
 
 def rates(config: Config, table: Table) -> dict[str, float]:
-    """Computes the learning rate of each trained parameter: `lr`, times the last factor of its role.
+    """Computes the rate of each trained parameter: `lr`, times the last factor of its role.
 
     Raises UserError for a factor that applies to no parameter that is trained.
     """
@@ -56,7 +56,7 @@ def rates(config: Config, table: Table) -> dict[str, float]:
     for chosen, factor in roles.factors(config.rates):
         names = [name for name in chosen.among(table) if name in found]
         if not names:
-            raise UserError(f"--rates {chosen.text}={factor:g}: --train {config.train} trains no such "
-                            "parameter; leave the factor out, or train these roles")
+            raise UserError(f"--rates {chosen.text}={factor:g}: --train {config.train} trains no "
+                            "such parameter; leave the factor out, or train these roles")
         found |= dict.fromkeys(names, config.lr * factor)
     return found

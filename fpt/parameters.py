@@ -1,5 +1,7 @@
-"""Parameters of runs before their first step: drawn from seeds, loaded from a checkpoint, made anew by
-a birth, or taken over from the run that they begin from.
+"""Makes the parameters of runs before their first step.
+
+They are drawn from seeds, loaded from a checkpoint, made anew by a birth, or taken over from the run
+that a run begins from.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ INITIAL = {"task", "body", "layers", "width", "load", "birth", "redraw", "init",
 
 
 def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
-    """Fills in a configuration's load set, body and weights, and finds the checkpoint it loads from.
+    """Fills in a configuration's load set, body and weights, and finds the checkpoint to load from.
 
     Raises UserError where there is no such body, for sets of roles that cannot be loaded, and for a
     task that is longer than the body's positions.
@@ -76,8 +78,8 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     for stated, here, what in ((config.checkpoint, digest, "weights"),
                                (geometry, bodies.stated(body), "config.json")):
         if stated is not None and stated != here:
-            raise UserError(f"the {what} of {config.body!r} are not those that this run was trained "
-                            "with; put them back, or say with --body where they lie now")
+            raise UserError(f"the {what} of {config.body!r} are not those that this run was "
+                            "trained with; put them back, or say with --body where they lie now")
     return dataclasses.replace(config, body=place, load=load, geometry=body,
                                checkpoint=digest), found
 
@@ -118,8 +120,8 @@ def run_key(seed: int, name: str | None):
 class Source:
     """Makes the parameters of runs that share a configuration but for rate, seeds and start.
 
-    A value depends on its name and the run's seeds alone, so each is made where it is needed, in the
-    dtype that it is held in, and never kept twice: a body fills most of the memory of a run.
+    A value depends on its name and the run's seeds alone, so each is made where it is needed, in
+    the dtype that it is held in, and never kept twice: a body fills most of a run's memory.
     """
 
     def __init__(self, config: Config, found: Checkpoint | None, runs: Sequence[Config] = ()):
@@ -178,7 +180,7 @@ class Source:
                 for name in names}
 
     def _start(self, config: Config) -> dict[str, np.ndarray]:
-        """Reads what the run that this one begins from ended with, as far as no checkpoint has it."""
+        """Reads the parameters that a run begins with, as far as no checkpoint and no seed has them."""
         if config.begins not in self._starts:
             folder = Path(config.start)
             if not folder.is_dir():
@@ -195,8 +197,9 @@ class Source:
         return self._starts[config.begins]
 
     def to_store(self, config: Config) -> list[str]:
-        """Names the frozen parameters that must lie in a run's folder, since they cannot be drawn or
-        loaded again anywhere: those that an earlier run trained, and those of QR and SVD.
+        """Names the frozen parameters that cannot be drawn or loaded again on every machine.
+
+        They lie in the run's folder: those that an earlier run trained, and those of QR and SVD.
         """
         given = self._start(config) if config.begins else ()
         return [name for name in self.frozen if name in given or not self.table[name].exact]

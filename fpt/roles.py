@@ -71,8 +71,8 @@ def parse(text: str) -> RoleSet:
         for term in filter(None, NAMES.get(part, part).split("+")):
             role, _, layers = term.partition("@")
             if role in NAMES and "@" in term:
-                raise UserError(f"{term!r}: a range of layers goes with a role, {', '.join(ROLES)}, "
-                                "not with a set of them")
+                raise UserError(f"{term!r}: a range of layers goes with a role, "
+                                f"{', '.join(ROLES)}, not with a set of them")
             if role not in ROLES:
                 raise nearest(role, [*NAMES, *ROLES], "role")
             found = re.fullmatch(r"(\d+)(?:-(\d+))?", layers) if layers else None

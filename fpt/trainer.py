@@ -1,9 +1,9 @@
 """Training: one step, many steps in one dispatch, and many runs in one step.
 
-The freeze is in the signature.  Parameters are split once into `trainable` and `frozen`; the loss is
-a function of (trainable, frozen, batch, key) and its gradient is taken of the first argument alone,
-so a frozen matrix has no gradient that could be computed, no optimiser state that could be stored,
-and no way to move.
+The freeze is in the signature.  Parameters are split once into `trainable` and `frozen`; the loss
+is a function of (trainable, frozen, batch, key) and its gradient is taken of the first argument
+alone, so a frozen matrix has no gradient that could be computed, no optimiser state that could be
+stored, and no way to move.
 
 A stack is several runs of one shape around one body.  `step` is written for one run and mapped over
 the runs' axis R: what belongs to a run (State, Condition) has that axis, a frozen body that runs
@@ -46,7 +46,7 @@ class State(NamedTuple):
 
     trainable: dict  # name -> [R, ...] float32
     moments: Any  # the optimiser state, [R, ...]
-    diverged: Any  # [R] int32: the step whose loss was not finite, or NEVER; the state stops before it
+    diverged: Any  # [R] int32: the step whose loss was not finite, and the last; or NEVER
     loss: Any  # [R] float32: sum over the steps since `restart`
     accuracy: Any  # [R] float32: likewise
 
@@ -76,7 +76,7 @@ class Trainer:
             {name: jnp.array([run[name] for run in found], jnp.float32) for name in found[0]})
 
     def loss(self, trainable, frozen, batch: Batch, key=None):
-        """Computes mean cross-entropy over a batch's answers, and accuracy; `key` draws the dropout.
+        """Computes mean cross-entropy over a batch's answers, and accuracy; `key` draws dropout.
 
         A batch that may begin anywhere begins at a position drawn anew for each step, more often at
         the first and the last possible one, so that all rows of the table are trained about alike.
@@ -121,7 +121,8 @@ class Trainer:
         zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trainable))
         return jax.lax.fori_loop(0, count, add, zero)
 
-    def step(self, frozen, train: Split | None, condition: Condition, state: State, number) -> State:
+    def step(self, frozen, train: Split | None, condition: Condition, state: State, number
+             ) -> State:
         """Takes one step of one run: draw a batch, differentiate by the trainables, clip, move."""
         data = stream(condition.key, "data")
         batch = self.task.draw(train, data, number, self.config.batch)
@@ -170,7 +171,7 @@ class Trainer:
         """Compiles `advance` for arguments of these shapes, ahead of the first step."""
         lowered = self.advance.lower(frozen, train, condition, state, np.int32(0), np.int32(1))
         compiled = lowered.compile()
-        # glibc keeps what the compiler has freed, for `gpt2` two thirds of its weights: give it back.
+        # glibc keeps what the compiler has freed, two thirds of `gpt2`'s weights: give it back.
         with contextlib.suppress(AttributeError, OSError, TypeError):  # another libc
             ctypes.CDLL(None).malloc_trim(0)
         return compiled

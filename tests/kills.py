@@ -112,7 +112,9 @@ def main() -> None:
         from fpt import Config, checkpoint, train
         from fpt.model import draw_body
         from tasks.bits import BitXor
-        from tests.conftest import TINY  # which also has Ctrl-C heard again where a shell has it ignored
+        from tests.conftest import (
+            TINY,  # which also has Ctrl-C heard again where a shell has it ignored
+        )
 
         checkpoint.write(root / "tiny", TINY, draw_body(TINY, jax.random.key(5)))
         train(Config(BitXor(bits=10), str(root / "tiny"), steps=2, batch=4, lr=1e-2, eval_every=2), root / "done", quiet=True)

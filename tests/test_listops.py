@@ -13,7 +13,20 @@ from hypothesis import strategies as st
 
 from fpt.errors import UserError
 from tasks import listops, predictors
-from tasks.expressions import CLOSE, FIRST, OPERATORS, WORDS, ZERO, Law, draw, draw_block, draw_distinct, evaluate, read, write
+from tasks.expressions import (
+    CLOSE,
+    FIRST,
+    OPERATORS,
+    WORDS,
+    ZERO,
+    Law,
+    draw,
+    draw_block,
+    draw_distinct,
+    evaluate,
+    read,
+    write,
+)
 from tasks.listops import ListOps, ListOpsOriginal
 
 VECTORS = {
