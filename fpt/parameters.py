@@ -1,7 +1,7 @@
 """Makes the parameters of runs before their first step.
 
-They are drawn from seeds, loaded from a checkpoint, made anew by a birth, or taken over from the run
-that a run begins from.
+They are drawn from seeds, loaded from a checkpoint, made anew by a birth, or taken over from the
+run that a run begins from.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Source:
                 for name in names}
 
     def _start(self, config: Config) -> dict[str, np.ndarray]:
-        """Reads the parameters that a run begins with, as far as no checkpoint and no seed has them."""
+        """Reads the parameters that a run begins with, where no checkpoint or seed gives them."""
         if config.begins not in self._starts:
             folder = Path(config.start)
             if not folder.is_dir():
