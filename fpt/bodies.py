@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # Kind of body -> its class; the module's BODIES holds those that have names.
 KINDS = {
     "gpt2": "fpt.gpt2:GPT2",
+    "lstm": "fpt.lstm:LSTM",
 }
 SHIPPED = Path(__file__).parent / "weights"
 
