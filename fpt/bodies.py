@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 KINDS = {
     "gpt2": "fpt.gpt2:GPT2",
     "lstm": "fpt.lstm:LSTM",
+    "none": "fpt.identity:Identity",
 }
 SHIPPED = Path(__file__).parent / "weights"
 
