@@ -93,5 +93,5 @@ class Experiment:
 
     def figures(self, score: dict[str, Any], probes: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """Computes what else the task makes of a score on test and of those on its probes."""
-        found = self.task.figures(self.data, self.test, score, probes)
+        found = contract.call(self.task, "figures", self.data, self.test, score, probes)
         return {name: finite(value) for name, value in found.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,16 +71,16 @@ def train_stages(configs: Sequence[Config], stages: Sequence[Stage], out: Path |
     folder of the one before.  Factors of the rate apply in the stages that train their roles.
     settings: those of `fpt.train`.  Raises UserError before the first stage for one that cannot be.
     """
-    changes = [{"train": stage.train, "steps": stage.steps} for stage in stages]
-    planned = [[{**change, "rates": applying(config.rates, change["train"])} for config in configs]
-               for change in changes]
-    for config, _ in resolved(dataclasses.replace(config, **change) for change in changes
-                              for config in configs):
-        roles.parse(config.train).among(table(config.task.interface, config.geometry))
+    planned = [[dataclasses.replace(config, train=stage.train, steps=stage.steps,
+                                    rates=applying(config.rates, stage.train))
+                for config in configs] for stage in stages]
+    for run, _ in resolved(chain(*planned)):
+        roles.parse(run.train).among(table(run.task.interface, run.geometry))
     folders, results = [], []
-    for stage in planned:
-        runs = [following(folder, **change) for folder, change in zip(folders, stage)] or [
-            dataclasses.replace(config, **change) for config, change in zip(configs, stage)]
+    for runs in planned:
+        if folders:
+            runs = [following(folder, train=run.train, steps=run.steps, rates=run.rates)
+                    for folder, run in zip(folders, runs)]
         results = train(runs, out, **settings)
-        folders = [Path(out) / config.name for config, _ in resolved(runs)]
+        folders = [Path(out) / run.name for run, _ in resolved(runs)]
     return results

@@ -1,21 +1,28 @@
-"""Runs as studies record them, made up."""
+"""Makes up runs as studies record them."""
 
 import json
 
 
 def run(accuracies=(0.5, 0.8), test=0.8, floor=0.51, task="bit-memory", loss=0.3, **settings):
-    """A run by its accuracies on validation, ten steps apart, and that on test."""
-    config = {"task": task, "sizes": {"bits": 4}, "body": "bodies/tiny", "load": "body", "train": "fpt", "lr": 1e-3, "seed": 0,
-              "birth": "weights", "steps": 10 * (len(accuracies) - 1), "batch": 2} | settings
-    curve = [{"step": 10 * number, "validation": {"accuracy": value, "slices": {"hidden": value / 2}}}
+    """Makes a run from its accuracies on validation, ten steps apart, and that on test."""
+    config = {"task": task, "sizes": {"bits": 4}, "body": "bodies/tiny", "load": "body",
+              "train": "fpt", "lr": 1e-3, "seed": 0, "birth": "weights",
+              "steps": 10 * (len(accuracies) - 1), "batch": 2} | settings
+    curve = [{"step": 10 * number,
+              "validation": {"accuracy": value, "slices": {"hidden": value / 2}}}
              for number, value in enumerate(accuracies)]
-    result = {"floors": {"majority": floor, "hidden/vote": 0.69}, "validation": {"accuracy": max(accuracies), "loss": loss},
+    result = {"floors": {"majority": floor, "hidden/vote": 0.69},
+              "validation": {"accuracy": max(accuracies), "loss": loss},
               "test": {"accuracy": test, "slices": {"hidden": test / 2}}}
-    return {"run": "-".join(map(str, config.values())), "config": config, "curve": curve, "result": result}
+    name = "-".join(map(str, config.values()))
+    return {"run": name, "config": config, "curve": curve, "result": result}
 
 
 def leave(out, made, *missing):
-    """Writes the folder of a run that was made up, as training leaves it; without the files named.  Returns it."""
+    """Writes the folder of a made-up run as training leaves it, and returns the folder.
+
+    missing: the names of files that are not written.
+    """
     folder = out / made["run"].replace("/", "-")
     folder.mkdir(parents=True)
     files = {"config.json": json.dumps(made["config"]), "result.json": json.dumps(made["result"]),
