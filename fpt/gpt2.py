@@ -144,8 +144,13 @@ def visible(read, tokens: int):
     if not isinstance(read, int | None):
         queries = read
     else:
+<<<<<<< ours
         queries = places[None] if read is None else places[None, -read:]
-    return (places <= queries[:, :, None])[:, None]
+    return (places[None, None] <= queries[:, :, None])[:, None]
+=======
+        queries = places[None, -read:] if isinstance(read, int) else read
+    return (places[None, None] <= queries[:, :, None])[:, None]
+>>>>>>> theirs
 
 
 class Heads(NamedTuple):
@@ -275,4 +280,4 @@ class Stack(nn.Module):
     def place(self, embeds, first=0, bits=None):
         """Adds positions to embedded tokens [B, T, D], as they enter the first block."""
         rows = jax.lax.dynamic_slice_in_dim(self.wpe, first, embeds.shape[1])
-        return dropout(embeds + rows, self.geometry.embedding_dropout, bits)
+        return dropout(embeds + rows[None], self.geometry.embedding_dropout, bits)

@@ -96,7 +96,8 @@ class Projection(nn.Module):
         """Computes all features, or those of some `columns` alone."""
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return product(x, kernel[:, columns], self.dtype) + bias[columns]
+        out = product(x, kernel[:, columns], self.dtype)
+        return out + jnp.expand_dims(bias[columns], range(x.ndim - 1))
 
 
 def norm(epsilon: float) -> nn.LayerNorm:

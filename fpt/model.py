@@ -76,7 +76,7 @@ class Model(nn.Module):
         if pad is None:
             return queries
         lengths = jnp.sum(tokens != pad, axis=1)
-        return lengths[:, None] - queries + jnp.arange(queries)
+        return lengths[:, None] - queries + jnp.arange(queries)[None]
 
     def answer(self, states):
         """Maps hidden states [B, Q, D] of the tokens that are read to logits [B, A, C]."""

@@ -55,7 +55,7 @@ def moved(images, numbers, moves: Moves):
     size = images.shape[1]
     coefficients = jnp.asarray(_turns(size))[moves.turn]  # [B, 6]
     a, b, c, d, e, f = (coefficients[:, i, None, None] for i in range(6))
-    rows, columns = jnp.arange(size)[:, None], jnp.arange(size)
+    rows, columns = jnp.arange(size)[None, :, None], jnp.arange(size)[None, None]
     # [B, S, S]: where a pixel of the result was before the rotation.
     x = (a * columns + b * rows + c) >> 16
     y = (d * columns + e * rows + f) >> 16

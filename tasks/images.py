@@ -97,7 +97,7 @@ class _Images(Task):
     def encode(self, inputs):
         import jax.numpy as jnp
 
-        mean, deviation = np.array([self.mean, self.deviation], np.float32)
+        mean, deviation = np.array([self.mean, self.deviation], np.float32)[:, None, None, None]
         return self._patches((self._padded(inputs).astype(jnp.float32) / 255 - mean) / deviation)
 
     def symbols(self, inputs):

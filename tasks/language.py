@@ -84,7 +84,7 @@ class Language(NextToken):
         phase_key = jax.random.fold_in(stream(key, "phase"), step)
         phase = jax.random.randint(phase_key, (), 0, self.context)
         first = shuffled(key, step, batch, size) * self.context + phase
-        tokens = train.inputs[first[:, None] + jnp.arange(self.context + 1)].astype(jnp.int32)
+        tokens = train.inputs[first[:, None] + jnp.arange(self.context + 1)[None]].astype(jnp.int32)
         return Batch(tokens[:, :-1], tokens[:, 1:], self.anywhere)
 
     def floors(self, data, examples) -> dict[str, float]:
