@@ -144,13 +144,8 @@ def visible(read, tokens: int):
     if not isinstance(read, int | None):
         queries = read
     else:
-<<<<<<< ours
         queries = places[None] if read is None else places[None, -read:]
     return (places[None, None] <= queries[:, :, None])[:, None]
-=======
-        queries = places[None, -read:] if isinstance(read, int) else read
-    return (places[None, None] <= queries[:, :, None])[:, None]
->>>>>>> theirs
 
 
 class Heads(NamedTuple):
