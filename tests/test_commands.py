@@ -1,4 +1,4 @@
-"""The commands as a user meets them: help, mistakes, and what each prints and writes."""
+"""Tests the commands as a user meets them: help, mistakes, and what each prints and writes."""
 
 import dataclasses
 import json
@@ -19,7 +19,8 @@ from tasks.bits import BitXor
 from tasks.listops import ListOps
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["train", "pretrain", "evaluate", "data", "figure", "page", "table", "collect", "benchmark"]
+COMMANDS = ["train", "pretrain", "evaluate", "data", "figure", "page", "table", "collect",
+            "benchmark"]
 
 
 def test_help_needs_no_jax():
@@ -33,8 +34,8 @@ for name in %r:
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
             importlib.import_module("scripts." + name).main([*more, "--help"])
         assert len(said.getvalue()) > 300, said.getvalue()
-        heavy = {"jax", "flax", "transformers", "torch", "tensorflow_datasets", "scipy", "matplotlib", "tokenizers"}
-        heavy &= set(sys.modules)
+        heavy = {"jax", "flax", "transformers", "torch", "tensorflow_datasets", "scipy",
+                 "matplotlib", "tokenizers"} & set(sys.modules)
         assert not heavy, (name, heavy)
 """
     subprocess.run([sys.executable, "-c", code % COMMANDS], cwd=ROOT, check=True)
@@ -47,7 +48,8 @@ MISTAKES = [
     (("train", "bit-xor", "--batch", "many"), "many"),
     (("train", "bit-xor", "--batch", "0"), "--batch must be at least 1"),
     (("train", "bit-xor", "--batch"), "--batch"),
-    (("train", "bit-xor", "--body", "gpt2-mimi"), "unknown body 'gpt2-mimi'; did you mean 'gpt2-mini'?"),
+    (("train", "bit-xor", "--body", "gpt2-mimi"),
+     "unknown body 'gpt2-mimi'; did you mean 'gpt2-mini'?"),
     (("train", "bit-xor", "--body", "no/such/folder"), "no/such/folder"),
     (("train", "bit-xor", "--dtype", "bfloat61"), "did you mean 'bfloat16'?"),
     (("train", "bit-xor", "--init", "depth-scale"), "did you mean 'depth-scaled'?"),
@@ -68,14 +70,16 @@ MISTAKES = [
     (("train", "bit-xor", "--seed"), "--seed"),
     (("train", "bit-xor", "--lr"), "--lr"),
     (("train", "bit-xor", "--train", "token"), "no parameter here has the role token"),
-    (("train", "bit-xor", "--body", "gpt2"), "the hub cannot be reached; name a checkpoint's folder, or say --load none"),
+    (("train", "bit-xor", "--body", "gpt2"),
+     "the hub cannot be reached; name a checkpoint's folder, or say --load none"),
     (("train", "bit-xor", "--birth", "statistic"), "did you mean 'statistics'?"),
     (("train", "bit-xor", "--birth", "statistics", "--load", "none"), "makes nothing anew"),
     (("train", "bit-xor", "--birth", "mimetic", "--redraw", "norm"), "makes nothing anew"),
     (("train", "bit-xor", "--optimizer", "muno"), "did you mean 'muon'?"),
     (("train", "bit-xor", "--accumulate", "3"), "--accumulate 3 does not divide --batch 4"),
     (("train", "bit-xor", "--weight-decay", "-1"), "--weight-decay must not be negative"),
-    (("train", "bit-xor", "--log", "tensorbord"), "unknown --log 'tensorbord'; did you mean 'tensorboard'?"),
+    (("train", "bit-xor", "--log", "tensorbord"),
+     "unknown --log 'tensorbord'; did you mean 'tensorboard'?"),
     (("pretrain", "langauge"), "did you mean 'language'?"),
     (("pretrain", "task"), "which task?"),
     (("pretrain", "self", "mnits"), "did you mean 'mnist'?"),
@@ -100,7 +104,8 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES,
+                         ids=[" ".join(arguments) for arguments, _ in MISTAKES])
 def test_a_mistake_is_one_line_and_exit_code_2(command, monkeypatch, tmp_path, arguments, said):
     monkeypatch.chdir(ROOT)
     more = ("--out", tmp_path / "runs") if arguments[0] in ("train", "pretrain") else ()
@@ -119,30 +124,33 @@ def test_without_a_task_the_table_is_printed(command):
 def test_the_readmes_table_is_the_commands():
     from scripts.command import table
 
-    assert table() in (ROOT / "README.md").read_text(), "README.md: replace its table by what scripts.command.table() gives"
+    readme = (ROOT / "README.md").read_text()
+    assert table() in readme, "README.md: put there what scripts.command.table() gives"
 
 
 def test_the_readmes_tree_names_every_file():
-    tree = re.search(r"## What is where\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    readme = (ROOT / "README.md").read_text()
+    tree = re.search(r"## What is where\n\n```\n(.*?)```", readme, re.S)[1]
     named, folder = set(), ""
     for line in tree.splitlines():
         if not line.startswith(" "):
             folder = line.split()[0]
         named |= {folder + name for name in re.findall(r"\w+\.py", line)}
-    files = {path.relative_to(ROOT).as_posix() for top in ("fpt", "tasks", "scripts") for path in (ROOT / top).glob("*.py")}
+    files = {path.relative_to(ROOT).as_posix() for top in ("fpt", "tasks", "scripts")
+             for path in (ROOT / top).glob("*.py")}
     assert named == {name for name in files if not name.endswith("__init__.py")}
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_folder, tmp_path_factory):
-    """Two runs as the command trains them."""
+    """Trains two runs by the command."""
     import os
 
     from scripts.train import main
 
     out = tmp_path_factory.mktemp("runs")
-    main(["bit-xor", "--bits", "3", "--body", str(tiny_folder), "--steps", "30", "--batch", "8", "--eval-every", "15",
-          "--seed", "0", "1", "--out", str(out)])
+    main(["bit-xor", "--bits", "3", "--body", str(tiny_folder), "--steps", "30", "--batch", "8",
+          "--eval-every", "15", "--seed", "0", "1", "--out", str(out)])
     assert os.listdir(out)
     return out
 
@@ -152,12 +160,15 @@ def test_seeds_and_rates_make_runs(runs):
 
 
 def test_a_run_states_its_body_its_counts_and_its_floor(command, tiny_folder, tmp_path):
-    code, out, err = command("train", "bit-xor", "--body", tiny_folder, "--steps", 4, "--eval-every", 4, "--out", tmp_path)
+    code, out, err = command("train", "bit-xor", "--body", tiny_folder, "--steps", 4,
+                             "--eval-every", 4, "--out", tmp_path)
     assert code == 0 and not err
     assert f"body {tiny_folder} (loads body from {tiny_folder}), trains fpt" in out
     assert re.search(r"trains [\d,]+ of [\d,]+ parameters \([\d.]+%\)", out)
-    assert re.search(r"test accuracy [\d.]+ on 1,024 examples\n  best floor    0.5000 \(majority\)", out)
-    again = command("train", "bit-xor", "--body", tiny_folder, "--steps", 4, "--eval-every", 4, "--out", tmp_path)
+    assert re.search(r"test accuracy [\d.]+ on 1,024 examples\n  best floor    0.5000 \(majority\)",
+                     out)
+    again = command("train", "bit-xor", "--body", tiny_folder, "--steps", 4, "--eval-every", 4,
+                    "--out", tmp_path)
     assert again[0] == 0 and "is finished; delete it to train again" in again[1]
 
 
@@ -182,7 +193,8 @@ def test_what_is_not_finished_is_not_collected(runs, command, tmp_path):
     left = max((tmp_path / "runs").iterdir())
     (left / "result.json").unlink()
     code, out, _ = command("collect", tmp_path / "runs", "--study", "one", "--records", tmp_path)
-    assert code == 0 and f"{left} is not finished, and left out" in out and "one.jsonl: 1 run" in out
+    assert (code == 0 and f"{left} is not finished, and left out" in out
+            and "one.jsonl: 1 run" in out)
 
 
 def configured(name, *arguments):
@@ -201,21 +213,23 @@ def test_a_task_and_a_preset_are_the_same_configuration_for_the_command_and_in_p
 
 def test_a_size_that_is_stated_overrules_the_presets_for_the_command_and_in_python():
     for size in (128, 600):  # the first is the task's own default
-        (config,), _ = configured("listops", "--preset", "paper", "--longest", str(size), "--shortest=3")
+        (config,), _ = configured("listops", "--preset", "paper", "--longest", str(size),
+                                  "--shortest=3")
         assert config == Config.preset(ListOps(), "paper", longest=size, shortest=3)
         assert config.task == ListOps(longest=size, shortest=3)
 
 
 def test_an_option_may_be_written_with_an_equals_sign_an_underscore_or_without():
-    for words in (["--eval-every", "7"], ["--eval-every=7"], ["--eval_every", "7"], ["--eval_every=7"]):
-        (config,), _ = configured("bit-xor", *words, "--data_dir=a_b")
+    for words in ("--eval-every 7", "--eval-every=7", "--eval_every 7", "--eval_every=7"):
+        (config,), _ = configured("bit-xor", *words.split(), "--data_dir=a_b")
         assert config.eval_every == 7
     for words in (["--lr", "1", "--preset", "paper"], ["--preset=paper", "--lr=1"]):
         assert configured("mnist", *words)[0][0].body == "gpt2"
 
 
 def test_the_last_of_repeated_options_counts():
-    configs, options = configured("bit-xor", "--lr", "1", "2", "--steps", "5", "--lr=3", "--out", "a", "--out", "b")
+    configs, options = configured("bit-xor", "--lr", "1", "2", "--steps", "5", "--lr=3", "--out",
+                                  "a", "--out", "b")
     assert [config.lr for config in configs] == [3] and options.out == Path("b")
 
 
@@ -235,28 +249,31 @@ def test_none_is_a_value_where_the_field_can_have_it(words, value):
 
 
 OPTIONS = {  # of `train mnist`, and their defaults
-    "--patch": "4", "--side": "28", "--body": "gpt2-mini", "--lr": "0.01", "--steps": "2500", "--batch": "16",
-    "--eval-every": "500", "--eval-examples": "None", "--load": "None", "--birth": "weights", "--redraw": "body",
-    "--train": "fpt", "--seed": "0", "--body-seed": "None", "--dtype": "float32", "--dropout": "0.1",
-    "--embedding-dropout": "None", "--attention-dropout": "None", "--residual-dropout": "None", "--clip": "1.0",
-    "--optimizer": "adam", "--weight-decay": "0.0", "--warmup": "0", "--decay": "constant", "--accumulate": "1",
-    "--init": "original", "--preset": "laptop", "--data-dir": "None", "--keep": "0", "--log": "None", "--out": "runs",
-    "--task-file": "None",
+    "--patch": "4", "--side": "28", "--body": "gpt2-mini", "--lr": "0.01", "--steps": "2500",
+    "--batch": "16", "--eval-every": "500", "--eval-examples": "None", "--load": "None",
+    "--birth": "weights", "--redraw": "body", "--train": "fpt", "--seed": "0",
+    "--body-seed": "None", "--dtype": "float32", "--dropout": "0.1", "--embedding-dropout": "None",
+    "--attention-dropout": "None", "--residual-dropout": "None", "--clip": "1.0",
+    "--optimizer": "adam", "--weight-decay": "0.0", "--warmup": "0", "--decay": "constant",
+    "--accumulate": "1", "--init": "original", "--preset": "laptop", "--data-dir": "None",
+    "--keep": "0", "--log": "None", "--out": "runs", "--task-file": "None",
 }
 
 
 def helps(command, *arguments):
     """Reads the options, their helps and their defaults off a `--help`."""
     text = " ".join(command(*arguments, "--help")[1].split()).partition("and exit")[2]
-    found = re.findall(r" (--[a-z-]+) [A-Z|a-z]+(?: \[[A-Z]+ ...\])? (.*?) \(default: (.*?)\)", text)
+    found = re.findall(r" (--[a-z-]+) [A-Z|a-z]+(?: \[[A-Z]+ ...\])? (.*?) \(default: (.*?)\)",
+                       text)
     return {name: (help_, default) for name, help_, default in found}
 
 
 def test_the_options_of_training_and_their_defaults(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
-    assert {name: default for name, (_, default) in helps(command, "train", "mnist").items()} == OPTIONS
-    more = OPTIONS | {"--to": "None", "--stored": "float32", "--sample": "0", "--train": "all", "--load": "none",
-                      "--seed": "1000000"}
+    found = helps(command, "train", "mnist")
+    assert {name: default for name, (_, default) in found.items()} == OPTIONS
+    more = OPTIONS | {"--to": "None", "--stored": "float32", "--sample": "0", "--train": "all",
+                      "--load": "none", "--seed": "1000000"}
     more.pop("--task-file")
     found = helps(command, "pretrain", "task", "mnist")
     assert {name: default for name, (_, default) in found.items()} == more
@@ -277,8 +294,8 @@ def test_each_field_of_a_configuration_is_an_option_with_its_own_text_as_help(co
 @pytest.mark.parametrize("name", ["train", "data"])
 def test_a_task_of_ones_own_has_no_field_that_is_named_as_an_option(refused, tmp_path, name):
     page = (ROOT / "tasks" / "own_task.md").read_text()
-    text = re.search(r"```python\n(.*?)```", page, re.S)[1].replace("    pairs: int", "    preset: int = 1\n    pairs: int")
-    (tmp_path / "own.py").write_text(text)
+    text = re.search(r"```python\n(.*?)```", page, re.S)[1]
+    (tmp_path / "own.py").write_text(text.replace("    pairs:", "    preset: int = 1\n    pairs:"))
     refused("preset cannot be a field of the task", name, "--task-file", tmp_path / "own.py")
 
 
@@ -289,13 +306,17 @@ def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
     assert command.expected(BitXor) is None
     config = Config.preset(BitXor(), load="body").record()
     config |= {"checkpoint": checkpoint.locate(config["body"]).digest}
-    older = {name: value for name, value in config.items() if name not in ABSENT}  # as it was before these were settings
-    result = {"floors": {"coin": 0.3, "majority": 0.5, "part/other": 0.9}, "seconds": 120, "runs_in_stack": 2}
+    # As it was recorded before these were settings.
+    older = {name: value for name, value in config.items() if name not in ABSENT}
+    result = {"floors": {"coin": 0.3, "majority": 0.5, "part/other": 0.9}, "seconds": 120,
+              "runs_in_stack": 2}
     lines = [{"config": stated, "result": result | {"test": {"accuracy": accuracy}}}
              for stated, accuracy in ((older, 0.75), (config | {"seed": 1}, 1.0))]
     lines += [{"config": config | other, "result": result | {"test": {"accuracy": 0.1}}}
-              for other in ({"steps": 1}, {"load": "attention"}, {"load": "none", "checkpoint": None}, {"dropout": 0.0},
-                            {"birth": "statistics"}, {"optimizer": "muon"}, {"checkpoint": "0" * 32}, {"init": "depth-scaled"})]
+              for other in ({"steps": 1}, {"load": "attention"},
+                            {"load": "none", "checkpoint": None}, {"dropout": 0.0},
+                            {"birth": "statistics"}, {"optimizer": "muon"},
+                            {"checkpoint": "0" * 32}, {"init": "depth-scaled"})]
     (tmp_path / "defaults.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert command.expected(BitXor) == command.Expected(0.875, 0.5, 1.0)
     assert command.expected(BitXor, load="none") == command.Expected(0.1, 0.5, 1.0)
@@ -305,10 +326,12 @@ def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
 
 def test_evaluate_repeats_the_result_and_writes_predictions(runs, command, tmp_path):
     run = min(runs.iterdir())
-    code, out, _ = command("evaluate", run, "--predictions", tmp_path / "made" / "predictions.jsonl")
+    file = tmp_path / "made" / "predictions.jsonl"
+    code, out, _ = command("evaluate", run, "--predictions", file)
     said, result = json.loads(out), json.loads((run / "result.json").read_text())
-    assert code == 0 and said["accuracy"] == result["test"]["accuracy"] and said["floors"] == result["floors"]
-    lines = [json.loads(line) for line in (tmp_path / "made" / "predictions.jsonl").read_text().splitlines()]
+    assert (code == 0 and said["accuracy"] == result["test"]["accuracy"]
+            and said["floors"] == result["floors"])
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
     right = np.mean([np.equal(line["prediction"], line["target"]).mean() for line in lines])
     assert len(lines) == said["n"] == 64 and right == pytest.approx(said["accuracy"])
 
@@ -316,7 +339,8 @@ def test_evaluate_repeats_the_result_and_writes_predictions(runs, command, tmp_p
 def test_evaluate_on_another_split(runs, command):
     run = min(runs.iterdir())
     said = json.loads(command("evaluate", run, "--split", "validation")[1])
-    assert said["accuracy"] == json.loads((run / "result.json").read_text())["validation"]["accuracy"]
+    result = json.loads((run / "result.json").read_text())
+    assert said["accuracy"] == result["validation"]["accuracy"]
     assert json.loads(command("evaluate", run, "--examples", 7)[1])["n"] == 7
     code, _, err = command("evaluate", run, "--split", "train")
     assert code == 2 and "known: validation, test" in err
@@ -344,7 +368,7 @@ def test_an_export_is_a_checkpoint_for_us_and_for_transformers(runs, command, tm
 def test_data_shows_splits_floors_and_an_example(command):
     code, out, _ = command("data", "bit-memory", "--bits", 100, "--example", 3)
     assert code == 0
-    assert "bit-memory: 12 tokens, 50 numbers each; 100 answers of 2 classes, read from 2 tokens" in out
+    assert "12 tokens, 50 numbers each; 100 answers of 2 classes, read from 2 tokens" in out
     assert "drawn from the key" in out and "test          2,000 examples" in out
     assert re.search(r"0\.8\d+  copy visible, vote on hidden", out) and "string 1, bits 0-49" in out
 
@@ -352,11 +376,12 @@ def test_data_shows_splits_floors_and_an_example(command):
 def test_the_task_of_the_page_trains(command, tiny_folder, tmp_path):
     page = (ROOT / "tasks" / "own_task.md").read_text()
     file = tmp_path / "recall.py"
-    file.write_text("from __future__ import annotations\n" + re.search(r"```python\n(.*?)```", page, re.S)[1])
+    file.write_text("from __future__ import annotations\n"
+                    + re.search(r"```python\n(.*?)```", page, re.S)[1])
     code, out, _ = command("data", "--task-file", file, "--pairs", 4)
     assert code == 0 and "recall: 9 tokens, symbols of 30" in out
-    arguments = ("--task-file", file, "--pairs", 4, "--body", tiny_folder, "--steps", 6, "--eval-every", 3,
-                 "--out", tmp_path / "runs")
+    arguments = ("--task-file", file, "--pairs", 4, "--body", tiny_folder, "--steps", 6,
+                 "--eval-every", 3, "--out", tmp_path / "runs")
     code, out, err = command("train", *arguments)
     assert code == 0 and "best floor" in out, err
     run = next((tmp_path / "runs").iterdir())
@@ -372,7 +397,8 @@ def test_evaluate_says_what_is_no_run(command, tiny_folder):
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("x = 1", "must define one subclass"), ("class A(:", "line 1"), ("import nothing_of_that_name", "nothing_of_that_name"),
+    ("x = 1", "must define one subclass"), ("class A(:", "line 1"),
+    ("import nothing_of_that_name", "nothing_of_that_name"),
 ])
 def test_a_task_file_that_defines_no_task_is_refused(command, tmp_path, text, said):
     (tmp_path / "own.py").write_text(text)
@@ -381,7 +407,7 @@ def test_a_task_file_that_defines_no_task_is_refused(command, tmp_path, text, sa
 
 
 def test_ctrl_c_is_not_lost_in_what_jax_does_while_memory_is_collected(tmp_path):
-    """An exception inside a callback of the garbage collector is printed and ignored."""
+    """Python prints and ignores an exception inside a callback of the garbage collector."""
     script = """
 import os, signal, time
 from scripts.command import run

@@ -1,4 +1,4 @@
-"""Pictures of runs: the same bytes for the same runs, and one line where there is nothing to draw."""
+"""Tests pictures of runs: the same bytes for the same runs, and one line where nothing is drawn."""
 
 import json
 import re
@@ -21,24 +21,29 @@ def test_the_same_runs_give_the_same_picture():
 def test_a_picture_holds_its_runs_and_the_floors_that_apply():
     runs = conditions([run(), run(lr=1e-2)])
     whole = draw(runs, None, "svg").decode()
-    assert "lr 0.001" in whole and "lr 0.01" in whole and "majority" in whole and "vote" not in whole
+    assert ("lr 0.001" in whole and "lr 0.01" in whole and "majority" in whole
+            and "vote" not in whole)
     part = draw(runs, "hidden", "svg").decode()
     assert "vote" in part and "majority" not in part and "validation, hidden" in part
-    assert draw({"one": [run((0.5, 0.9))]}, None, "svg") != draw({"one": [run((0.5, 0.8))]}, None, "svg")
+    one, other = ({"one": [run((0.5, last))]} for last in (0.9, 0.8))
+    assert draw(one, None, "svg") != draw(other, None, "svg")
 
 
 def test_runs_that_differ_by_seed_alone_share_a_colour_and_a_name():
-    runs = [run((0.5, 0.7 + seed / 10), lr=lr, seed=seed) for lr in (1e-3, 1e-2) for seed in (0, 1, 2)]
+    runs = [run((0.5, 0.7 + seed / 10), lr=lr, seed=seed) for lr in (1e-3, 1e-2)
+            for seed in (0, 1, 2)]
     picture = draw(conditions(runs), None, "svg")
     assert [picture.count(colour.encode()) > 0 for colour in COLOURS[:3]] == [True, True, False]
     assert picture.count(b">lr 0.001<") == 1 and b"seed" not in picture
 
 
 def curves(picture):
-    """Colour, dashes and the heights of the points, from the top down, of each curve in the axes of a picture."""
-    found = re.findall(r'<path d="([^"]*)" clip-path[^>]*style="fill: none; ([^"]*)"', picture.decode())
+    """Reads colour, dashes and the heights of the points, from the top down, of each curve."""
+    found = re.findall(r'<path d="([^"]*)" clip-path[^>]*style="fill: none; ([^"]*)"',
+                       picture.decode())
     styles = [dict(part.split(": ") for part in style.split("; ")) for _, style in found]
-    return [(style["stroke"], style.get("stroke-dasharray", ""), [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", path)])
+    return [(style["stroke"], style.get("stroke-dasharray", ""),
+             [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", path)])
             for style, (path, _) in zip(styles, found) if style["stroke"] in COLOURS]
 
 
@@ -48,7 +53,8 @@ def test_a_curve_goes_through_the_accuracies_of_the_whole_or_of_a_part():
         line["validation"]["slices"]["hidden"] = 1 - line["validation"]["accuracy"]
     for part, shape in ((None, [0.5, 0.9, 0.6]), ("hidden", [0.5, 0.1, 0.4])):
         (_, _, heights), = curves(draw({"one": [one]}, part, "svg"))
-        assert [-value for value in heights] == pytest.approx(np.interp(shape, sorted(shape), sorted(-y for y in heights)))
+        expected = np.interp(shape, sorted(shape), sorted(-y for y in heights))
+        assert [-value for value in heights] == pytest.approx(expected)
 
 
 def test_conditions_that_share_a_colour_differ_by_their_lines():
@@ -58,8 +64,10 @@ def test_conditions_that_share_a_colour_differ_by_their_lines():
 
 def test_a_long_legend_leaves_the_curves_their_room():
     def height(conditions):
-        told = {f"a condition that fills a line by itself, number {number}": [run()] for number in range(conditions)}
-        background = re.search(r'id="patch_2">\s*<path d="([^"]*)"', draw(told, None, "svg").decode())[1]
+        told = {f"a condition that fills a line by itself, number {number}": [run()]
+                for number in range(conditions)}
+        picture = draw(told, None, "svg").decode()
+        background = re.search(r'id="patch_2">\s*<path d="([^"]*)"', picture)[1]
         down = [float(point.split()[1]) for point in re.findall(r"[ML] ([\d. ]+)", background)]
         return max(down) - min(down)
 
@@ -97,5 +105,6 @@ def test_a_study_is_drawn_from_its_records(command, tmp_path, monkeypatch):
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in runs))
     code, _, err = command("figure", "--study", "many", "--to", tmp_path / "q.svg")
     assert code == 2 and f"more than the {MOST}" in err and "--chosen" in err
-    code, out, err = command("figure", "--study", "many", "--to", tmp_path / "q.svg", "--chosen", "True")
+    code, out, err = command("figure", "--study", "many", "--to", tmp_path / "q.svg", "--chosen",
+                             "True")
     assert code == 0 and "1 run\n" in out, err

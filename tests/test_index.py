@@ -1,4 +1,5 @@
-"""The index of runs: what its page holds of each, and how it bears what is damaged or strange.  Its use is driven elsewhere."""
+"""Tests the index of runs: what its page holds of each, and how it bears what is damaged or
+strange.  test_index_driven.py uses the page in a browser."""
 
 import json
 import os
@@ -12,20 +13,21 @@ from tests.recording import leave, run
 
 
 def held(folder, target=None):
-    """The runs as the page of a folder holds them, by name."""
+    """Reads the runs as the page of a folder holds them, by name."""
     page = write(folder, target).read_text()
-    found = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])["runs"]
-    return {one["name"]: one for one in found}
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
+    return {one["name"]: one for one in json.loads(data)["runs"]}
 
 
 def test_the_page_tells_what_a_finished_run_is_and_what_it_came_to(tmp_path):
     leave(tmp_path, made := run((0.5, 0.8), test=0.75, floor=0.51, lr=3e-3, seed=4))
     one, = held(tmp_path).values()
-    assert {name: one[name] for name in ("task", "body", "birth", "load", "train", "lr", "seed", "status", "test")} == {
-        "task": "bit-memory", "body": "tiny", "birth": "weights", "load": "body", "train": "fpt", "lr": 3e-3, "seed": 4,
-        "status": "finished", "test": 0.75}
+    expected = {"task": "bit-memory", "body": "tiny", "birth": "weights", "load": "body",
+                "train": "fpt", "lr": 3e-3, "seed": 4, "status": "finished", "test": 0.75}
+    assert {name: one[name] for name in expected} == expected
     assert one["steps"] == [0, 10] and one["parts"] == {"": [0.5, 0.8], "hidden": [0.25, 0.4]}
-    assert one["floors"] == {"": {"majority": 0.51}, "hidden": {"vote": 0.69}} and one["name"] == made["run"].replace("/", "-")
+    assert (one["floors"] == {"": {"majority": 0.51}, "hidden": {"vote": 0.69}}
+            and one["name"] == made["run"].replace("/", "-"))
 
 
 def test_a_setting_that_there_was_not_yet_is_what_runs_did_then(tmp_path):
@@ -55,12 +57,14 @@ def test_a_run_that_diverged_and_one_that_is_unfinished_say_so(tmp_path):
     ("metrics.jsonl", '{"step": 1e999, "validation": {"accuracy": 0.5}}', "it is not a run"),
     ("metrics.jsonl", '{"step": 0, "validation": {"accuracy": 1e999}}', "it is not a run"),
     ("metrics.jsonl", '{"step": 0, "validation": {"accuracy": "<b>"}}', "it is not a run"),
-    ("metrics.jsonl", '{"step": 0, "validation": {"accuracy": 0.5, "slices": 3}}', "it is not a run"),
+    ("metrics.jsonl", '{"step": 0, "validation": {"accuracy": 0.5, "slices": 3}}',
+     "it is not a run"),
     ("result.json", '{"test": 3}', "it is not a run"),
     ("result.json", "\0", "result.json is damaged"),
     ("result.json", None, "result.json is damaged"),
 ])
-def test_a_damaged_run_is_listed_with_its_reason_and_the_others_as_they_are(tmp_path, file, content, said):
+def test_a_damaged_run_is_listed_with_its_reason_and_the_others_as_they_are(tmp_path, file, content,
+                                                                            said):
     whole, broken = leave(tmp_path, run()), leave(tmp_path, run(lr=5.0))
     (broken / file).write_bytes(b"\xff" if content is None else content.encode())
     found = held(tmp_path)
@@ -73,14 +77,16 @@ def test_a_number_that_was_changed_is_damage(tmp_path):
     (made := run())["result"]["checksum"] = "0" * 64
     leave(tmp_path, made)
     one, = held(tmp_path).values()
-    assert one["status"] == "damaged" and "does not hold what was written" in one["why"] and one["task"] == "bit-memory"
+    assert (one["status"] == "damaged" and "does not hold what was written" in one["why"]
+            and one["task"] == "bit-memory")
 
 
 def test_settings_are_told_where_runs_of_a_task_differ_in_them(tmp_path):
     few, many = leave(tmp_path, run(sizes={"bits": 4})), leave(tmp_path, run(sizes={"bits": 8}))
     other = leave(tmp_path, run(task="mnist", sizes={"patch": 7}, batch=16))
     found = held(tmp_path)
-    assert [found[folder.name]["also"] for folder in (few, many, other)] == [{"bits": 4}, {"bits": 8}, {}]
+    assert ([found[folder.name]["also"] for folder in (few, many, other)]
+            == [{"bits": 4}, {"bits": 8}, {}])
 
 
 def test_runs_that_differ_by_their_seed_alone_are_a_group(tmp_path):
@@ -90,14 +96,15 @@ def test_runs_that_differ_by_their_seed_alone_are_a_group(tmp_path):
     assert first == third != second == fourth
 
 
-def test_a_run_links_to_its_page_from_where_the_index_lies_or_names_the_command_that_makes_it(tmp_path):
+def test_a_run_links_to_its_page_from_where_the_index_lies_or_names_the_command_for_it(tmp_path):
     runs, away = tmp_path / "my runs", tmp_path / "pages" / "all.html"
     linked, without = "with one", "without"
     leave(runs, run() | {"run": without})
     (leave(runs, run() | {"run": linked}) / "page.html").touch()
     found = held(runs)
     assert found[linked]["page"] == "with%20one/page.html" and "command" not in found[linked]
-    assert found[without]["command"] == "python -m scripts.page 'my runs/without'" and "page" not in found[without]
+    assert (found[without]["command"] == "python -m scripts.page 'my runs/without'"
+            and "page" not in found[without])
     assert held(runs, away)[linked]["page"] == "../my%20runs/with%20one/page.html"
 
 
@@ -106,7 +113,8 @@ def test_what_a_run_says_of_itself_is_escaped(tmp_path):
     (tmp_path / "<b>runs").mkdir()
     folder = leave(tmp_path / "<b>runs", run(task=evil, body="x"))
     page = write(tmp_path / "<b>runs").read_text()
-    assert "<script>alert" not in page and "\u2028" not in page and "<b>" not in page and folder.exists()
+    assert ("<script>alert" not in page and "\u2028" not in page and "<b>" not in page
+            and folder.exists())
     assert page.count("</script>") == 2  # of the data, and of the script
     assert next(iter(held(tmp_path / "<b>runs").values()))["task"] == evil
 
@@ -127,7 +135,8 @@ def test_a_name_that_is_no_text_can_be_shown(tmp_path):
 def test_the_page_stands_alone_and_tells_no_path_of_the_machine(tmp_path):
     leave(tmp_path, run())
     page = write(tmp_path).read_text()
-    assert str(tmp_path) not in page and not re.search(r"<(link|script|img)[^>]* (src|href)=\"(?!data:)", page)
+    assert (str(tmp_path) not in page
+            and not re.search(r"<(link|script|img)[^>]* (src|href)=\"(?!data:)", page))
     assert "default-src 'none'" in page
 
 

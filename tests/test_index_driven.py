@@ -1,4 +1,5 @@
-"""The index of runs as its reader uses it, in a browser: choose, sort, filter, compare, save, by pointer and by keyboard."""
+"""Tests the index of runs in a browser, as its reader uses it: choose, sort, filter, compare and
+save, by pointer and by keyboard."""
 
 import csv
 import io
@@ -13,14 +14,16 @@ from scripts.figure import COLOURS
 from scripts.page_index import write
 from tests.recording import leave, run
 
-EVIL = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
+EVIL = ("</script><script>document.title = 'taken'</script>"
+        "<img src=x onerror=\"document.title = 'taken'\">")
 MANY = 500
 SECONDS = 2  # that opening, sorting or filtering so many may take
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Six runs: two bodies, two seeds, one that diverged, one that is unfinished, one damaged, one of another task."""
+    """Writes the index of six runs: two bodies, two seeds, one that diverged, one that is
+    unfinished, one damaged, one of another task."""
     out = tmp_path_factory.mktemp("few") / "runs"
     names = {}
     for name, made, missing in (
@@ -43,18 +46,21 @@ def many(tmp_path_factory):
     out = tmp_path_factory.mktemp("many")
     for number in range(MANY):
         accuracies = [0.5 + 0.5 * (number % 97) / 97 * (1 - 0.9 ** step) for step in range(21)]
-        leave(out, run(accuracies, test=accuracies[-1], task=("bit-memory", "bit-xor", "mnist")[number % 3], seed=number % 5,
-                       body=f"body{number % 7}", lr=10.0 ** -(number % 4)) | {"run": f"run{number:03}"})
+        leave(out, run(accuracies, test=accuracies[-1],
+                       task=("bit-memory", "bit-xor", "mnist")[number % 3], seed=number % 5,
+                       body=f"body{number % 7}", lr=10.0 ** -(number % 4))
+              | {"run": f"run{number:03}"})
     return write(out)
 
 
 def names(page):
-    """The runs that are shown, from the top."""
+    """Lists the runs that are shown, from the top."""
     return page.eval_on_selector_all("#runs tbody tr", "rows => rows.map(row => row.title)")
 
 
 def chosen(page):
-    return page.eval_on_selector_all("#runs tbody tr:has(:checked)", "rows => rows.map(row => row.title)")
+    return page.eval_on_selector_all("#runs tbody tr:has(:checked)",
+                                     "rows => rows.map(row => row.title)")
 
 
 def curves(page):
@@ -73,7 +79,7 @@ def saved(page, button):
 
 
 def within(page, act, expected):
-    """The seconds from an act until the browser has painted what it led to, which is asserted."""
+    """Measures the seconds from an act until the browser has painted its effect, and asserts it."""
     started = time.monotonic()
     act()
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
@@ -87,12 +93,16 @@ def test_five_hundred_runs_open_sort_filter_and_draw_without_a_wait(opened, many
     shown = lambda count: f"document.querySelectorAll('#runs tbody tr').length === {count}"
     took["open"] = within(page, page.reload, shown(MANY))
     first = "document.querySelector('#runs tbody tr').title"
-    took["sort"] = within(page, lambda: page.click("button[data-sort=test]"), f"{first} === 'run096'")
-    took["filter"] = within(page, lambda: page.select_option("[data-field=body]", "body3"), shown(71))
+    took["sort"] = within(page, lambda: page.click("button[data-sort=test]"),
+                          f"{first} === 'run096'")
+    took["filter"] = within(page, lambda: page.select_option("[data-field=body]", "body3"),
+                            shown(71))
     took["words"] = within(page, lambda: page.fill("#words", "run01"), shown(2))
     page.click("button[type=reset]")
-    took["choose"] = within(page, lambda: page.click("#choose"), f"document.querySelectorAll('.curve path').length === {MANY}")
-    print({name: round(seconds, 2) for name, seconds in took.items()}, f"{many.stat().st_size / 1e6:.2f} MB")
+    took["choose"] = within(page, lambda: page.click("#choose"),
+                            f"document.querySelectorAll('.curve path').length === {MANY}")
+    print({name: round(seconds, 2) for name, seconds in took.items()},
+          f"{many.stat().st_size / 1e6:.2f} MB")
     assert max(took.values()) < SECONDS, took
 
 
@@ -100,17 +110,21 @@ def test_a_click_on_a_column_sorts_by_it_and_another_turns_it_around(opened, few
     page = opened(few)
     page.click("button[data-sort=test]")
     falling = names(page)
-    assert falling[:4] == ["copy", "tiny0", "tiny1", "mnist"] and {*falling[4:]} == {"unfinished", "damaged"}
+    assert (falling[:4] == ["copy", "tiny0", "tiny1", "mnist"]
+            and {*falling[4:]} == {"unfinished", "damaged"})
     assert page.get_attribute("th:has([data-sort=test])", "aria-sort") == "descending"
     page.click("button[data-sort=test]")
-    assert names(page)[:4] == ["mnist", "tiny1", "tiny0", "copy"] and {*names(page)[4:]} == {"unfinished", "damaged"}
+    assert (names(page)[:4] == ["mnist", "tiny1", "tiny0", "copy"]
+            and {*names(page)[4:]} == {"unfinished", "damaged"})
     page.click("button[data-sort=lr]")
     assert names(page)[-2:] == ["damaged", "unfinished"]  # 7 and 10: as numbers
 
 
 @pytest.mark.parametrize("field, value, found", [
-    ("task", "mnist", {"mnist"}), ("body", "copy", {"copy", "unfinished"}), ("lr", "7", {"damaged"}), ("seed", "1", {"tiny1"}),
-    ("status", "diverged", {"mnist"}), ("status", "unfinished", {"unfinished"}), ("status", "damaged", {"damaged"}),
+    ("task", "mnist", {"mnist"}), ("body", "copy", {"copy", "unfinished"}),
+    ("lr", "7", {"damaged"}), ("seed", "1", {"tiny1"}),
+    ("status", "diverged", {"mnist"}), ("status", "unfinished", {"unfinished"}),
+    ("status", "damaged", {"damaged"}),
 ])
 def test_a_field_filters(opened, few, field, value, found):
     page = opened(few)
@@ -123,7 +137,8 @@ def test_words_filter_in_any_column_and_nothing_found_says_so(opened, few):
     page.fill("#words", "TINY bit-memory 0.001")
     assert {*names(page)} == {"tiny0", "tiny1"}
     page.fill("#words", "nowhere")
-    assert not names(page) and page.is_visible("text=No run is as the filters ask") and page.is_disabled("#choose")
+    assert (not names(page) and page.is_visible("text=No run is as the filters ask")
+            and page.is_disabled("#choose"))
     page.click("button[type=reset]")
     assert len(names(page)) == 6
 
@@ -142,23 +157,28 @@ def test_what_is_chosen_is_drawn_a_colour_for_each_condition(opened, few):
     assert page.locator("#picture li").all_inner_texts() == ["tiny (2 seeds)", "copy"]
     colours = "all => [...new Set(all.map(one => getComputedStyle(one).stroke))]"
     strokes = page.eval_on_selector_all("#picture .curve path", colours)
-    assert strokes == [f"rgb({int(c[1:3], 16)}, {int(c[3:5], 16)}, {int(c[5:], 16)})" for c in COLOURS[:2]]
-    assert "tiny (2 seeds): at best 0.800 at step 20" in page.get_attribute("#picture svg[role=img]", "aria-label")
+    assert (strokes == [f"rgb({int(c[1:3], 16)}, {int(c[3:5], 16)}, {int(c[5:], 16)})"
+                        for c in COLOURS[:2]])
+    label = page.get_attribute("#picture svg[role=img]", "aria-label")
+    assert "tiny (2 seeds): at best 0.800 at step 20" in label
     choose(page, "tiny0", "tiny1")
     assert curves(page) == 1 and chosen(page) == ["copy"]
-    assert page.eval_on_selector_all("#picture .curve path", colours) == strokes[1:]  # it keeps its own
+    # The curve keeps its colour.
+    assert page.eval_on_selector_all("#picture .curve path", colours) == strokes[1:]
 
 
 def test_the_legend_says_what_tells_runs_apart_and_no_more(opened, tmp_path):
     out = tmp_path / "runs"
-    for name, settings in {"a": {}, "b": {"birth": "mimetic"}, "c": {"load": "none"}, "d": {"batch": 4, "clip": 2.0}}.items():
+    for name, settings in {"a": {}, "b": {"birth": "mimetic"}, "c": {"load": "none"},
+                           "d": {"batch": 4, "clip": 2.0}}.items():
         leave(out, run(**settings) | {"run": name})
     page = opened(write(out))
     page.click("#choose")
-    assert page.locator("#picture li").all_inner_texts() == ["tiny, batch 2", "tiny, mimetic, batch 2", "tiny, random, batch 2",
-                                                             "tiny, batch 4"]
+    assert page.locator("#picture li").all_inner_texts() == [
+        "tiny, batch 2", "tiny, mimetic, batch 2", "tiny, random, batch 2", "tiny, batch 4"]
     choose(page, "d")
-    assert page.locator("#picture li").all_inner_texts() == ["tiny", "tiny, mimetic", "tiny, random"]
+    assert (page.locator("#picture li").all_inner_texts()
+            == ["tiny", "tiny, mimetic", "tiny, random"])
 
 
 def test_a_curve_goes_through_its_accuracies(opened, few):
@@ -176,9 +196,11 @@ def test_a_curve_goes_through_its_accuracies(opened, few):
 def test_a_part_of_the_answers_has_its_own_curves_and_floors(opened, few):
     page = opened(few)
     choose(page, "tiny0")
-    assert "0.510 majority" in page.inner_text("#picture") and "vote" not in page.inner_text("#picture")
+    assert ("0.510 majority" in page.inner_text("#picture")
+            and "vote" not in page.inner_text("#picture"))
     page.select_option("#part", "hidden")
-    assert "0.690 vote" in page.inner_text("#picture") and "majority" not in page.inner_text("#picture")
+    assert ("0.690 vote" in page.inner_text("#picture")
+            and "majority" not in page.inner_text("#picture"))
     assert "at best 0.400 at step 20" in page.get_attribute("#picture svg[role=img]", "aria-label")
 
 
@@ -186,7 +208,8 @@ def test_of_several_tasks_the_best_floor_of_each_is_drawn(opened, few):
     page = opened(few)
     choose(page, "tiny0", "mnist")
     drawn = " ".join(page.inner_text("#picture").split())
-    assert "0.510 bit-memory, majority" in drawn and "0.920 mnist, logistic" in drawn and "0.100" not in drawn
+    assert ("0.510 bit-memory, majority" in drawn and "0.920 mnist, logistic" in drawn
+            and "0.100" not in drawn)
     choose(page, "tiny0")
     assert "0.920 logistic 0.100 majority" in " ".join(page.inner_text("#picture").split())
 
@@ -200,7 +223,8 @@ def test_a_link_keeps_the_filters_the_order_the_part_and_the_choice(opened, few)
     page.select_option("#part", "hidden")
     page.wait_for_url("**part=hidden**")
     other = opened(few, page.evaluate("location.hash"))
-    assert names(other) == names(page) == ["tiny0", "tiny1", "damaged"] and chosen(other) == ["tiny0", "tiny1", "damaged"]
+    assert (names(other) == names(page) == ["tiny0", "tiny1", "damaged"]
+            and chosen(other) == ["tiny0", "tiny1", "damaged"])
     assert other.input_value("#part") == "hidden" and other.input_value("#words") == "bit-memory"
     assert other.input_value("[data-field=body]") == "tiny" and curves(other) == 2
 
@@ -244,7 +268,8 @@ def test_the_legend_brings_a_curve_forward(opened, few):
     page.mouse.move(0, 0)
     page.locator("#picture li button").first.focus()
     page.locator("#picture li button").first.blur()
-    assert page.eval_on_selector_all(".curve", "all => all.map(one => one.classList.contains('on'))") == [False, True]
+    on = "all => all.map(one => one.classList.contains('on'))"
+    assert page.eval_on_selector_all(".curve", on) == [False, True]
 
 
 def test_what_is_saved_can_be_read_back(opened, few):
@@ -252,15 +277,18 @@ def test_what_is_saved_can_be_read_back(opened, few):
     page.select_option("[data-field=task]", "bit-memory")
     page.click("button[data-sort=test]")
     rows = list(csv.DictReader(io.StringIO(saved(page, "#table-csv"), newline="")))
-    assert [row["run"] for row in rows] == names(page) and [row["test"] for row in rows[:3]] == ["0.9", "0.8", "0.7"]
-    assert "result.json is damaged" in next(row["damage"] for row in rows if row["run"] == "damaged")
+    assert ([row["run"] for row in rows] == names(page)
+            and [row["test"] for row in rows[:3]] == ["0.9", "0.8", "0.7"])
+    damage = next(row["damage"] for row in rows if row["run"] == "damaged")
+    assert "result.json is damaged" in damage
     choose(page, "copy", "tiny0", "tiny1")
     drawn = saved(page, "#curves-svg")
     picture = ElementTree.fromstring(drawn)
     assert "var(" not in drawn and len(picture.findall(".//{*}g/{*}path")) == 3
     assert "tiny (2 seeds)" in "".join(picture.itertext())
     points = list(csv.DictReader(io.StringIO(saved(page, "#curves-csv"), newline="")))
-    assert [point["accuracy on validation"] for point in points if point["run"] == "tiny0"] == ["0.5", "0.6", "0.8"]
+    assert ([point["accuracy on validation"] for point in points if point["run"] == "tiny0"]
+            == ["0.5", "0.6", "0.8"])
 
 
 @pytest.mark.parametrize("width", [380, 900])
@@ -271,7 +299,8 @@ def test_on_a_narrow_screen_nothing_is_cut_off(opened, tmp_path, width):
     page = opened(write(tmp_path), width=width)
     page.click("#choose")
     assert curves(page) == 2 and page.evaluate("document.documentElement.scrollWidth") == width
-    wide = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.className || one.id)"
+    wide = ("all => all.filter(one => one.scrollWidth > one.clientWidth)"
+            ".map(one => one.className || one.id)")
     assert not page.eval_on_selector_all("#runs, #runs td", wide)
     right = "all => Math.max(...all.map(one => one.getBoundingClientRect().right))"
     assert page.eval_on_selector_all("#runs td, #picture text, #filters *", right) <= width
@@ -285,8 +314,8 @@ def test_the_picture_is_fitted_to_a_window_that_changes(opened, few):
     wide = page.evaluate("document.querySelector('#picture svg').clientWidth")
     page.set_viewport_size({"width": 600, "height": 900})
     page.wait_for_timeout(300)
-    assert page.get_attribute("#picture svg", "width") == str(page.evaluate("document.querySelector('#picture svg').clientWidth"))
-    assert page.evaluate("document.querySelector('#picture svg').clientWidth") < wide / 2
+    now = page.evaluate("document.querySelector('#picture svg').clientWidth")
+    assert page.get_attribute("#picture svg", "width") == str(now) and now < wide / 2
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -305,7 +334,8 @@ def test_words_and_lines_stand_out_from_the_ground(opened, few, scheme, tmp_path
         const ratio = (one) => (Math.max(one, ground) + 0.05) / (Math.min(one, ground) + 0.05);
         const least = (found, key) => Math.min(...[...document.querySelectorAll(found)]
             .map((one) => ratio(light(getComputedStyle(one)[key]))));
-        return { words: Math.min(least("#picture text", "fill"), least("#filters label, #runs button, #picture button", "color")),
+        return { words: Math.min(least("#picture text", "fill"),
+                                 least("#filters label, #runs button, #picture button", "color")),
                  lines: least("#picture .curve path", "stroke") };
     }""")
     assert ratios["words"] >= 4.5 and ratios["lines"] >= 2, ratios
@@ -318,12 +348,15 @@ def test_what_a_run_says_of_itself_stays_text(opened, tmp_path):
     for line in made["curve"]:
         line["validation"]["slices"] = {EVIL: 0.5}
     leave(out, made)
-    (leave(out, run() | {"run": "broken"}) / "config.json").write_text(json.dumps({"task": EVIL, "body": EVIL}))
+    broken = leave(out, run() | {"run": "broken"})
+    (broken / "config.json").write_text(json.dumps({"task": EVIL, "body": EVIL}))
     page = opened(write(out))
     page.click("#choose")
     page.select_option("#part", EVIL)
     page.click("#numbers summary")
-    assert page.title() == "Runs in runs" and page.locator("img").count() == 0 and page.locator("script").count() == 2
+    assert (page.title() == "Runs in runs" and page.locator("img").count() == 0
+            and page.locator("script").count() == 2)
     assert EVIL in page.inner_text("tr[title=evil] td.task")
-    assert {row["task"] for row in csv.DictReader(io.StringIO(saved(page, "#table-csv"), newline=""))} == {EVIL}
+    rows = csv.DictReader(io.StringIO(saved(page, "#table-csv"), newline=""))
+    assert {row["task"] for row in rows} == {EVIL}
     assert EVIL in "".join(ElementTree.fromstring(saved(page, "#curves-svg")).itertext())

@@ -1,4 +1,5 @@
-"""Mistakes that people make, over all commands: one line that names what, where or what to do, and nothing left behind."""
+"""Tests mistakes that people make: each command answers in one line that names what is wrong,
+where, or what to do, and leaves nothing behind."""
 
 import gzip
 import importlib.util
@@ -21,67 +22,84 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def run(tiny_folder, tmp_path_factory):
-    """A finished run."""
+    """Trains a run to its end."""
     from fpt import Config, train
     from tasks.bits import BitXor
 
     out = tmp_path_factory.mktemp("finished")
-    train(Config(BitXor(bits=3), str(tiny_folder), steps=2, batch=2, lr=1e-3, eval_every=2), out, quiet=True)
+    train(Config(BitXor(bits=3), str(tiny_folder), steps=2, batch=2, lr=1e-3, eval_every=2), out,
+          quiet=True)
     return next(out.iterdir())
 
 
 # Option of training -> what it is given -> words of the error.
 VALUES = {
-    "--batch": {"-1": "--batch must be", "1.5": "1.5", "nan": "nan", "": "--batch", "None": "None", "True": "True", "1e3": "1e3",
-                "0x10": "0x10", "4 4": "4"},
+    "--batch": {"-1": "--batch must be", "1.5": "1.5", "nan": "nan", "": "--batch", "None": "None",
+                "True": "True", "1e3": "1e3", "0x10": "0x10", "4 4": "4"},
     "--steps": {"-1": "--steps must be", "2.0": "2.0", "inf": "inf", "": "--steps", "ten": "ten"},
     "--eval-every": {"0": "--eval-every must be", "-5": "--eval-every must be", "nan": "nan"},
-    "--eval-examples": {"0": "--eval-examples must be", "-1": "--eval-examples must be", "all": "all"},
-    "--warmup": {"-1": "--warmup must be", "2": "never reaches", "99999999999999999999": "at most", "0.1": "0.1"},
-    "--accumulate": {"0": "--accumulate must be", "-2": "--accumulate must be", "3": "does not divide"},
-    "--seed": {"4294967296": "--seed must be between", "0.5": "0.5", "0,1": "0,1", "0..3": "0..3", "": "--seed"},
+    "--eval-examples": {"0": "--eval-examples must be", "-1": "--eval-examples must be",
+                        "all": "all"},
+    "--warmup": {"-1": "--warmup must be", "2": "never reaches", "99999999999999999999": "at most",
+                 "0.1": "0.1"},
+    "--accumulate": {"0": "--accumulate must be", "-2": "--accumulate must be",
+                     "3": "does not divide"},
+    "--seed": {"4294967296": "--seed must be between", "0.5": "0.5", "0,1": "0,1", "0..3": "0..3",
+               "": "--seed"},
     "--body-seed": {"-1": "--body-seed must be", "4294967296": "--body-seed must be", "x": "x"},
-    "--lr": {"0": "positive", "inf": "positive", "1e400": "positive", "1e-400": "positive", "-inf": "--lr: expected",
-             "1,5": "1,5", "": "--lr", "None": "None"},
-    "--clip": {"0": "--clip must be", "-1": "--clip must be", "nan": "--clip must be", "inf": "--clip must be"},
+    "--lr": {"0": "positive", "inf": "positive", "1e400": "positive", "1e-400": "positive",
+             "-inf": "--lr: expected", "1,5": "1,5", "": "--lr", "None": "None"},
+    "--clip": {"0": "--clip must be", "-1": "--clip must be", "nan": "--clip must be",
+               "inf": "--clip must be"},
     "--weight-decay": {"nan": "--weight-decay", "inf": "--weight-decay", "1e400": "--weight-decay"},
-    "--dropout": {"-0.1": "--dropout must be", "nan": "--dropout must be", "1e400": "--dropout must be", "half": "half"},
-    "--embedding-dropout": {"1": "--embedding-dropout must be", "nan": "--embedding-dropout must be"},
-    "--attention-dropout": {"2": "--attention-dropout must be", "-1": "--attention-dropout must be"},
+    "--dropout": {"-0.1": "--dropout must be", "nan": "--dropout must be",
+                  "1e400": "--dropout must be", "half": "half"},
+    "--embedding-dropout": {"1": "--embedding-dropout must be",
+                            "nan": "--embedding-dropout must be"},
+    "--attention-dropout": {"2": "--attention-dropout must be",
+                            "-1": "--attention-dropout must be"},
     "--residual-dropout": {"inf": "--residual-dropout must be"},
     "--bits": {"0": "at least 1", "-3": "at least 1", "x": "x", "99999999999": "positions"},
     "--strings": {"0": "at least 1", "1000": "positions"},
     "--patch": {"2": "does not divide", "0": "at least 1"},
-    "--body": {"": "--body is empty", "gpt2-mni": "did you mean 'gpt2-mini'?", "GPT2": "known:", "/": "no config.json in /",
-               "~/x": "no folder ~/x",
-               "../x": "no folder ../x", "https://huggingface.co/gpt2": "no folder https:", "a b": "unknown body 'a b'",
-               "ünï": "unknown body", "a\nb": "unknown body", "x" * 300: "unknown body", "None": "unknown body 'None'"},
-    "--load": {"": "--load is empty", "input": "not input", "token": "not token", "boddy": "did you mean 'body'?",
-               "attention@9": "beyond",
+    "--body": {"": "--body is empty", "gpt2-mni": "did you mean 'gpt2-mini'?", "GPT2": "known:",
+               "/": "no config.json in /", "~/x": "no folder ~/x",
+               "../x": "no folder ../x", "https://huggingface.co/gpt2": "no folder https:",
+               "a b": "unknown body 'a b'", "ünï": "unknown body", "a\nb": "unknown body",
+               "x" * 300: "unknown body", "None": "unknown body 'None'"},
+    "--load": {"": "--load is empty", "input": "not input", "token": "not token",
+               "boddy": "did you mean 'body'?", "attention@9": "beyond",
                "norm@1-0": "lower one first", "body@0": "range of layers", "a\nb": "unknown role"},
-    "--train": {"": "--train is empty", "+": "trains nothing", "FPT": "unknown role", "attention@": "written like",
-                "attention@x": "written like", "norm@0-99": "beyond", "fpt@0": "range of layers",
-                "output, input": "unknown role"},
-    "--birth": {"Weights": "did you mean 'weights'?", "": "--birth is empty", "None": "unknown birth"},
+    "--train": {"": "--train is empty", "+": "trains nothing", "FPT": "unknown role",
+                "attention@": "written like", "attention@x": "written like", "norm@0-99": "beyond",
+                "fpt@0": "range of layers", "output, input": "unknown role"},
+    "--birth": {"Weights": "did you mean 'weights'?", "": "--birth is empty",
+                "None": "unknown birth"},
     "--redraw": {"norms": "did you mean 'norm'?"},
-    "--dtype": {"float16": "did you mean 'bfloat16'?", "fp32": "unknown dtype", "": "--dtype is empty"},
+    "--dtype": {"float16": "did you mean 'bfloat16'?", "fp32": "unknown dtype",
+                "": "--dtype is empty"},
     "--optimizer": {"SGD": "unknown optimizer", "": "--optimizer is empty"},
     "--decay": {"linear": "unknown decay", "cosin": "did you mean 'cosine'?"},
     "--init": {"": "--init is empty"},
-    "--preset": {"": "--preset is empty", "Paper": "did you mean 'paper'?", "lap top": "did you mean 'laptop'?"},
+    "--preset": {"": "--preset is empty", "Paper": "did you mean 'paper'?",
+                 "lap top": "did you mean 'laptop'?"},
     "--data-dir": {"/nowhere": "no folder /nowhere", "/etc/passwd": "no folder /etc/passwd"},
-    "--out": {"": "--out is empty", "/proc/x": "cannot write /proc/x", "/dev/null": "cannot write /dev/null"},
+    "--out": {"": "--out is empty", "/proc/x": "cannot write /proc/x",
+              "/dev/null": "cannot write /dev/null"},
 }
 
 
 @pytest.mark.parametrize(("option", "value", "said"), [
-    pytest.param(option, value, said, id=f"{option} {value[:20]!r}") for option, values in VALUES.items()
+    pytest.param(option, value, said, id=f"{option} {value[:20]!r}")
+    for option, values in VALUES.items()
     for value, said in values.items()])
 def test_a_value_that_cannot_be(refused, tiny_folder, option, value, said):
-    refused(said, "train", "bit-xor", "--bits", 3, "--steps", 2, "--eval-every", 2, "--body", tiny_folder, option, value)
+    refused(said, "train", "bit-xor", "--bits", 3, "--steps", 2, "--eval-every", 2, "--body",
+            tiny_folder, option, value)
 
 
-COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {folder} are there, {folder} is empty
+# Words of the error, and the command; {run}, {body}, {file} and {folder} exist, {folder} is empty.
+COMMANDS = [
     ("an argument is empty", "data", ""),
     ("an argument is empty", "evaluate", ""),
     ("--out is empty", "train", "bit-xor", "--out="),
@@ -102,11 +120,14 @@ COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {
     ("no task file", "train", "--task-file", "{folder}/own.py"),
     ("no task file", "data", "--task-file", "{folder}"),
     ("no task file", "data", "--task-file", "{folder}/*.py"),
-    ("makes nothing anew", "train", "bit-xor", "--body", "{body}", "--bits", "3", "--birth", "statistics", "--redraw", "output"),
-    ("makes nothing anew", "train", "bit-xor", "--body", "{body}", "--bits", "3", "--birth", "mimetic", "--load", "norm"),
+    ("makes nothing anew", "train", "bit-xor", "--body", "{body}", "--bits", "3", "--birth",
+     "statistics", "--redraw", "output"),
+    ("makes nothing anew", "train", "bit-xor", "--body", "{body}", "--bits", "3", "--birth",
+     "mimetic", "--load", "norm"),
     ("no folder {file}", "train", "bit-xor", "--body", "{file}"),
     ("no config.json in {folder}", "train", "bit-xor", "--body", "{folder}"),
-    ("cannot write {file}", "train", "bit-xor", "--bits", "3", "--body", "{body}", "--out", "{file}"),
+    ("cannot write {file}", "train", "bit-xor", "--bits", "3", "--body", "{body}", "--out",
+     "{file}"),
     ("64 positions", "train", "listops", "--body", "{body}"),
     ("64 positions", "train", "bit-memory", "--body", "{body}"),
     ("1024 tokens", "train", "cifar10-lra", "--body", "{body}"),
@@ -163,8 +184,8 @@ COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {
     ("unknown study 'x'", "figure", "--study", "x", "--to", "a.svg"),
     ("did you mean 'births'?", "figure", "--study", "birth", "--to", "a.svg"),
     ("name one with --task", "figure", "--study", "births", "--to", "a.svg"),
-    ("did you mean 'hidden'?", "figure", "--study", "births", "--task", "bit-memory", "--chosen", "True", "--part", "hiden",
-     "--to", "a.svg"),
+    ("did you mean 'hidden'?", "figure", "--study", "births", "--task", "bit-memory", "--chosen",
+     "True", "--part", "hiden", "--to", "a.svg"),
     ("--study", "table"),
     ("--study is empty", "table", "--study", ""),
     ("unknown study", "table", "--study", "births.jsonl"),
@@ -209,21 +230,25 @@ COMMANDS = [  # words of the error, and the command; {run}, {body}, {file} and {
 @pytest.mark.parametrize(("said", "arguments"), [
     pytest.param(said, arguments, id=" ".join(arguments)[:70] + f" {number}")
     for number, (said, *arguments) in enumerate(COMMANDS)])
-def test_a_command_that_cannot_be(refused, run, tiny_folder, tmp_path, monkeypatch, said, arguments):
+def test_a_command_that_cannot_be(refused, run, tiny_folder, tmp_path, monkeypatch, said,
+                                  arguments):
     monkeypatch.delenv("FPT_DATA", raising=False)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    there = {"run": run, "body": tiny_folder, "file": tmp_path / "file", "folder": tmp_path / "empty"}
+    there = {"run": run, "body": tiny_folder, "file": tmp_path / "file",
+             "folder": tmp_path / "empty"}
     refused(said.format(**there), *(argument.format(**there) for argument in arguments))
 
 
 BROKEN = {  # what a file holds; None: half of what it held
-    "empty": b"", "cut": None, "binary": bytes(range(256)), "zeros": bytes(50), "not UTF-8": "é".encode("latin-1"),
-    "marked": b"\xef\xbb\xbf{}", "a page": b"<html></html>", "a long number": b'{"a": ' + b"9" * 6_000 + b"}",
+    "empty": b"", "cut": None, "binary": bytes(range(256)), "zeros": bytes(50),
+    "not UTF-8": "é".encode("latin-1"), "marked": b"\xef\xbb\xbf{}", "a page": b"<html></html>",
+    "a long number": b'{"a": ' + b"9" * 6_000 + b"}",
 }
 
 
-@pytest.mark.parametrize("name", ["config.json", "result.json", "metrics.jsonl", "trainable.safetensors"])
+@pytest.mark.parametrize("name",
+                         ["config.json", "result.json", "metrics.jsonl", "trainable.safetensors"])
 @pytest.mark.parametrize("harm", BROKEN)
 def test_a_run_of_which_a_file_is_broken(refused, run, tmp_path, name, harm):
     folder = shutil.copytree(run, tmp_path / run.name)
@@ -236,7 +261,8 @@ def test_a_run_of_which_a_file_is_broken(refused, run, tmp_path, name, harm):
         refused(name, "collect", folder, "--study", "s", "--records", tmp_path)
 
 
-@pytest.mark.parametrize("content", [[], {}, 5, None, "x", {"a": 1}, {"task": "bit-xor"}, {"model_type": "gpt2"}], ids=str)
+@pytest.mark.parametrize("content", [[], {}, 5, None, "x", {"a": 1}, {"task": "bit-xor"},
+                                     {"model_type": "gpt2"}], ids=str)
 def test_a_run_whose_configuration_is_foreign_json(refused, run, tmp_path, content):
     folder = shutil.copytree(run, tmp_path / run.name)
     (folder / "config.json").write_text(json.dumps(content))
@@ -244,9 +270,10 @@ def test_a_run_whose_configuration_is_foreign_json(refused, run, tmp_path, conte
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    ("task", 5), ("task", "bit-xro"), ("task", None), ("sizes", []), ("sizes", {"bits": -1}), ("sizes", {"bots": 3}),
-    ("steps", "2"), ("steps", None), ("batch", {}), ("lr", float("nan")), ("lr", "fast"), ("seed", -1), ("seed", []),
-    ("geometry", 5), ("geometry", {"layers": 2}), ("train", "nothing"), ("dtype", None), ("birth", 5), ("another", 1),
+    ("task", 5), ("task", "bit-xro"), ("task", None), ("sizes", []), ("sizes", {"bits": -1}),
+    ("sizes", {"bots": 3}), ("steps", "2"), ("steps", None), ("batch", {}), ("lr", float("nan")),
+    ("lr", "fast"), ("seed", -1), ("seed", []), ("geometry", 5), ("geometry", {"layers": 2}),
+    ("train", "nothing"), ("dtype", None), ("birth", 5), ("another", 1),
     ("task_file", "/nowhere.py"), ("checkpoint", "0"), ("dropout", 7),
 ], ids=str)
 def test_a_run_whose_configuration_has_a_value_that_cannot_be(refused, run, tmp_path, key, value):
@@ -274,12 +301,13 @@ def test_a_body_of_which_a_file_is_broken(refused, body, name, harm):
 
 
 @pytest.mark.parametrize("settings", [
-    {"model_type": "llama"}, {"model_type": None}, {"model_type": ["gpt2"]}, {"n_layer": 2.0}, {"n_layer": True},
-    {"n_layer": "2"}, {"n_embd": 10**9, "n_head": 1}, {"n_positions": 0}, {"n_positions": None}, {"vocab_size": -1},
-    {"n_inner": 0}, {"n_inner": "x"},
-    {"activation_function": None}, {"activation_function": ["gelu"]}, {"activation_function": "swish"},
-    {"layer_norm_epsilon": None}, {"layer_norm_epsilon": "1e-5"}, {"embd_pdrop": None}, {"attn_pdrop": float("nan")},
-    {"resid_pdrop": 1}, {"id2label": 5}, {"scale_attn_weights": "yes"}, {"add_cross_attention": None},
+    {"model_type": "llama"}, {"model_type": None}, {"model_type": ["gpt2"]}, {"n_layer": 2.0},
+    {"n_layer": True}, {"n_layer": "2"}, {"n_embd": 10**9, "n_head": 1}, {"n_positions": 0},
+    {"n_positions": None}, {"vocab_size": -1}, {"n_inner": 0}, {"n_inner": "x"},
+    {"activation_function": None}, {"activation_function": ["gelu"]},
+    {"activation_function": "swish"}, {"layer_norm_epsilon": None}, {"layer_norm_epsilon": "1e-5"},
+    {"embd_pdrop": None}, {"attn_pdrop": float("nan")}, {"resid_pdrop": 1}, {"id2label": 5},
+    {"scale_attn_weights": "yes"}, {"add_cross_attention": None},
 ], ids=str)
 def test_a_body_whose_configuration_has_a_value_that_cannot_be(refused, body, settings):
     stated = json.loads((body / "config.json").read_text()) | settings
@@ -290,7 +318,8 @@ def test_a_body_whose_configuration_has_a_value_that_cannot_be(refused, body, se
 @pytest.mark.parametrize("kind", ["int8", "int32", "int64", "uint8", "float64", "bool"])
 def test_a_body_whose_weights_are_numbers_of_another_kind(refused, body, kind):
     tensors = load_file(body / "model.safetensors")
-    save_file({key: value.astype(kind) for key, value in tensors.items()}, body / "model.safetensors")
+    save_file({key: value.astype(kind) for key, value in tensors.items()},
+              body / "model.safetensors")
     no_body(refused, "is stored as", body)
 
 
@@ -317,22 +346,26 @@ def test_a_body_of_which_a_file_is_none(refused, body, name, kind):
 
 
 @pytest.mark.parametrize("index", [
-    {}, {"weight_map": {}}, {"weight_map": {"a": "../m.safetensors"}}, {"weight_map": {"a": None}}], ids=str)
+    {}, {"weight_map": {}}, {"weight_map": {"a": "../m.safetensors"}}, {"weight_map": {"a": None}},
+], ids=str)
 def test_a_body_whose_index_is_wrong(refused, body, index):
     (body / "model.safetensors").rename(body.parent / "m.safetensors")
     (body / "model.safetensors.index.json").write_text(json.dumps(index))
     no_body(refused, str(body), body)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="no file here that can be opened and not read")
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"),
+                    reason="no file here that can be opened and not read")
+@pytest.mark.parametrize("name",
+                         ["config.json", "model.safetensors", "model.safetensors.index.json"])
 def test_a_body_of_which_a_file_cannot_be_read(refused, body, name):
     (body / ("config.json" if name == "config.json" else "model.safetensors")).unlink()
     (body / name).symlink_to("/proc/self/mem")
     no_body(refused, f"{body / name} ", body)
 
 
-IMAGES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+IMAGES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte",
+          "t10k-labels-idx1-ubyte")
 PHOTOGRAPHS = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 
 
@@ -360,7 +393,8 @@ def test_digits_that_are_not_the_official_files(refused, tmp_path, monkeypatch, 
     ({"cifar10/cifar-10-binary.tar.gz": gzip.compress(bytes(10_240))}, "lacks data_batch_1.bin"),
 ], ids=range(5))
 @pytest.mark.parametrize("task", ["cifar10", "cifar10-lra"])
-def test_photographs_that_are_not_the_official_files(refused, tmp_path, monkeypatch, task, files, said):
+def test_photographs_that_are_not_the_official_files(refused, tmp_path, monkeypatch, task, files,
+                                                     said):
     monkeypatch.setenv("FPT_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))
     _write(tmp_path, files)
     refused(said, "data", task, "--data-dir", tmp_path)
@@ -398,13 +432,15 @@ def test_text_that_cannot_be_used(refused, tmp_path, files, more, said):
 
 
 @pytest.mark.parametrize(("line", "said"), [
-    ("", "line 1"), ("[MAX 1 2 ]\t3", "line 1"), ("[MAX 1 2 ]", "line 1"), ("[FOO 1 2 ]\t2", "line 1"),
-    ("[MAX 1 2\t2", "line 1"),
-    ("[MAX ]\t2", "line 1"), ("1\t1.0", "line 1"), ("[MAX " * 5_000 + "1" + " ]" * 5_000 + "\t1", "line 1"),
+    ("", "line 1"), ("[MAX 1 2 ]\t3", "line 1"), ("[MAX 1 2 ]", "line 1"),
+    ("[FOO 1 2 ]\t2", "line 1"), ("[MAX 1 2\t2", "line 1"), ("[MAX ]\t2", "line 1"),
+    ("1\t1.0", "line 1"),
+    ("[MAX " * 5_000 + "1" + " ]" * 5_000 + "\t1", "line 1"),
     ("Source\tTarget\r\n[MAX 1 2 ]\t2\r", "holds 1"), ("1\t" + "9" * 5_000, "line 1"),
 ], ids=range(10))
 def test_published_expressions_that_are_wrong(refused, tmp_path, line, said):
-    _write(tmp_path / "listops", {f"basic_{part}.tsv": f"{line}\n".encode() for part in ("train", "val", "test")})
+    _write(tmp_path / "listops",
+           {f"basic_{part}.tsv": f"{line}\n".encode() for part in ("train", "val", "test")})
     refused(said, "data", "listops", "--source", "lra", "--data-dir", tmp_path)
 
 
@@ -418,9 +454,10 @@ OWN = re.search(r"```python\n(.*?)```", (ROOT / "tasks" / "own_task.md").read_te
 
 
 @pytest.mark.parametrize("text", [
-    "", "raise ValueError", "1 / 0", "def f(): f()\nf()", "class A:\n\tx = 1\n        y = 2", "x = 1\0", "import fpt.nothing",
-    "from fpt.task import Task\nfrom tasks.bits import BitXor", OWN + OWN.replace("class Recall", "class Other"),
-    "import sys\nsys.exit()", "raise SystemExit(3)", "class Odd(BaseException): ...\nraise Odd", "raise ValueError('a\\nb')",
+    "", "raise ValueError", "1 / 0", "def f(): f()\nf()", "class A:\n\tx = 1\n        y = 2",
+    "x = 1\0", "import fpt.nothing", "from fpt.task import Task\nfrom tasks.bits import BitXor",
+    OWN + OWN.replace("class Recall", "class Other"), "import sys\nsys.exit()",
+    "raise SystemExit(3)", "class Odd(BaseException): ...\nraise Odd", "raise ValueError('a\\nb')",
 ], ids=range(13))
 @pytest.mark.parametrize("name", ["data", "train"])
 def test_a_task_file_that_defines_none(refused, tmp_path, name, text):
@@ -430,7 +467,8 @@ def test_a_task_file_that_defines_none(refused, tmp_path, name, text):
 
 def test_the_line_of_a_task_file_that_raises_is_named(refused, tmp_path):
     (tmp_path / "own.py").write_text("def divide(): return 1 / 0\n\ndivide()")
-    refused("ZeroDivisionError: division by zero (line 1)", "data", "--task-file", tmp_path / "own.py")
+    refused("ZeroDivisionError: division by zero (line 1)", "data", "--task-file",
+            tmp_path / "own.py")
 
 
 @pytest.mark.parametrize("name", ["own.txt", "own", "o w\nn.py", "ünï.py", "\udcff.py"])
@@ -447,8 +485,8 @@ def test_a_task_file_that_is_none(refused, tmp_path, name):
 
 
 def _in_a_process(*arguments, **settings):
-    found = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                           env=os.environ | settings.pop("env", {}), **settings)
+    found = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, stderr=subprocess.PIPE,
+                           text=True, env=os.environ | settings.pop("env", {}), **settings)
     return found.returncode, found.stderr
 
 
@@ -456,18 +494,23 @@ def _in_a_process(*arguments, **settings):
 @pytest.mark.parametrize("buffered", ["", "1"])
 def test_an_output_that_is_full_is_one_line(buffered):
     with open("/dev/full", "w") as full:
-        code, err = _in_a_process("scripts.train", "bit-xor", "--help", stdout=full, env={"PYTHONUNBUFFERED": buffered})
-    assert code == 2 and err.startswith("error: cannot write to the standard output") and err.count("\n") == 1
+        code, err = _in_a_process("scripts.train", "bit-xor", "--help", stdout=full,
+                                  env={"PYTHONUNBUFFERED": buffered})
+    assert (code == 2 and err.startswith("error: cannot write to the standard output")
+            and err.count("\n") == 1)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_the_line_is_the_same_where_the_terminal_has_no_unicode(encoding):
-    code, err = _in_a_process("scripts.train", "bit-xor", "--lr", "x", env={"PYTHONIOENCODING": encoding})
-    assert (code, err) == (2, "error: --lr: takes FLOAT, not 'x'; see python -m scripts.train bit-xor --help\n")
+    code, err = _in_a_process("scripts.train", "bit-xor", "--lr", "x",
+                              env={"PYTHONIOENCODING": encoding})
+    said = "error: --lr: takes FLOAT, not 'x'; see python -m scripts.train bit-xor --help\n"
+    assert (code, err) == (2, said)
 
 
 def test_an_example_is_shown_where_the_terminal_has_no_unicode():
-    code, err = _in_a_process("scripts.data", "bit-memory", stdout=subprocess.DEVNULL, env={"PYTHONIOENCODING": "ascii"})
+    code, err = _in_a_process("scripts.data", "bit-memory", stdout=subprocess.DEVNULL,
+                              env={"PYTHONIOENCODING": "ascii"})
     assert code == 0, err
 
 
@@ -475,11 +518,13 @@ def test_an_example_is_shown_where_the_terminal_has_no_unicode():
 def test_a_platform_that_is_not_there_is_one_line(platform):
     if platform == "cuda" and importlib.util.find_spec("jax_cuda12_plugin"):
         pytest.skip("there may be such a platform here")
-    code, err = _in_a_process("scripts.data", "bit-xor", stdout=subprocess.DEVNULL, env={"JAX_PLATFORMS": platform})
+    code, err = _in_a_process("scripts.data", "bit-xor", stdout=subprocess.DEVNULL,
+                              env={"JAX_PLATFORMS": platform})
     assert code == 2 and f"JAX_PLATFORMS is {platform!r}" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("content", [bytes(range(256)), "# é".encode("latin-1"), "x = 1".encode("utf-16")], ids=range(3))
+@pytest.mark.parametrize("content", [bytes(range(256)), "# é".encode("latin-1"),
+                                     "x = 1".encode("utf-16")], ids=range(3))
 def test_a_task_file_that_is_no_text(refused, tmp_path, content):
     (tmp_path / "own.py").write_bytes(content)
     refused("own.py", "train", "--task-file", tmp_path / "own.py")

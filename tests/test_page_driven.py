@@ -1,4 +1,5 @@
-"""The page of a run as its reader uses it, in a browser: heads, moments, examples, queries, pictures, files that are saved."""
+"""Tests the page of a run in a browser, as its reader uses it: heads, moments, examples, queries,
+pictures, files that are saved."""
 
 import csv
 import io
@@ -22,31 +23,35 @@ from tests.conftest import TINY
 
 XOR = BitXor(bits=3)
 EXAMPLES = (5, 9)
-EVIL = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
+EVIL = ("</script><script>document.title = 'taken'</script>"
+        "<img src=x onerror=\"document.title = 'taken'\">")
 
 
 @pytest.fixture(scope="module")
 def looked(pair):
-    """The run and its twin, the first of which has been looked into."""
+    """Looks into the first of the run and its twin."""
     look([str(pair[0]), "--smallest", "True"])
     return pair
 
 
 @pytest.fixture(scope="module")
 def file(looked, tmp_path_factory):
-    """The page of the run with its twin beside it."""
+    """Writes the page of the run with its twin beside it."""
     target = tmp_path_factory.mktemp("page") / "page.html"
-    write_whole(target, page_run.page(load_run(looked[0]), [load_run(looked[1])], XOR.load(), page_run.Asked(EXAMPLES)).encode())
+    write_whole(target, page_run.page(load_run(looked[0]), [load_run(looked[1])], XOR.load(),
+                                      page_run.Asked(EXAMPLES)).encode())
     return target
 
 
 @pytest.fixture(scope="module")
 def pictured(looked, tmp_path_factory):
-    """The page of the run, as if its two strings of three bits were a picture of two by three patches."""
+    """Writes the page of the run, as if its bits were a picture of two by three patches."""
     target = tmp_path_factory.mktemp("pictured") / "page.html"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BitXor, "grid", (2, 3))
-        patch.setattr(BitXor, "picture", lambda self, example: np.kron(example, np.full((4, 4), 255))[..., None].astype(np.uint8))
+        enlarged = lambda self, example: np.kron(example, np.full((4, 4), 255))[..., None]
+        patch.setattr(BitXor, "picture",
+                      lambda self, example: enlarged(self, example).astype(np.uint8))
         patch.setattr(BitXor, "answer_tokens", lambda self, inputs: {})
         run = load_run(looked[0])
         run.trained = "not what was looked into"
@@ -56,12 +61,14 @@ def pictured(looked, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):
-    """A run with 80 tokens, and its page in blocks of two, with the whole map of one head and the rows that are read of all."""
+    """Trains a run with 80 tokens and writes its page in blocks of two, with the whole map of one
+    head and the rows that are read of all."""
     folder = tmp_path_factory.mktemp("long")
     geometry = replace(TINY, positions=80)
     checkpoint.write(folder / "body", geometry, draw_body(geometry, jax.random.key(5)))
     task = BitXor(bits=40)
-    config = Config(task, str(folder / "body"), steps=2, batch=2, lr=1e-2, eval_every=2, eval_examples=8)
+    config = Config(task, str(folder / "body"), steps=2, batch=2, lr=1e-2, eval_every=2,
+                    eval_examples=8)
     train(config, folder / "runs", quiet=True)
     run = load_run(next((folder / "runs").iterdir()))
     page = page_run.page(run, [], task.load(), page_run.Asked(EXAMPLES, ((1, 3),), 0.27))
@@ -71,7 +78,7 @@ def long(tmp_path_factory):
 
 @pytest.fixture
 def opened(opened):
-    """As everywhere, once the page has drawn what it begins with."""
+    """Opens a page and waits until it has drawn what it begins with."""
     def call(*asked, **settings):
         return settled(opened(*asked, **settings))
 
@@ -79,13 +86,14 @@ def opened(opened):
 
 
 def settled(page):
-    """The page, once all is drawn that was asked for."""
+    """Waits until a page has drawn all that was asked for, and returns the page."""
     page.wait_for_selector("body[aria-busy=false]")
     return page
 
 
 def head(page, layer, number):
-    return page.locator("#heads [role=gridcell]").nth(layer * 5 + number)  # four heads and their mean
+    cells = 5  # of a layer: four heads and their mean
+    return page.locator("#heads [role=gridcell]").nth(layer * cells + number)
 
 
 def told(page, part):
@@ -93,7 +101,7 @@ def told(page, part):
 
 
 def saved(page, figure, kind):
-    """The file that a button saves."""
+    """Returns the file that a button saves."""
     with page.expect_download() as download:
         page.click(f'.exports[data-of="{figure}"] [data-as="{kind}"]')
     return download.value.path().read_bytes()
@@ -104,10 +112,11 @@ def rows_of(content):
 
 
 def weights(page):
-    """The enlarged map as it is saved: [T, T]."""
+    """Reads the enlarged map as it is saved: [T, T]."""
     found = np.zeros((6, 6))
     for row in rows_of(saved(page, "maps", "csv")):
-        found[list(LABELS).index(row["query token"].split(" =")[0]), int(row["key"])] = float(row["weight"])
+        query = LABELS.index(row["query token"].split(" =")[0])
+        found[query, int(row["key"])] = float(row["weight"])
     return found
 
 
@@ -115,7 +124,8 @@ LABELS = [f"string {row}, bit {bit}" for row in (1, 2) for bit in (0, 1, 2)]
 
 
 def maps_of(model, number):
-    return np.concatenate([np.asarray(layer) for layer in attention.maps(model, XOR.load()["test"].inputs[[number]])])
+    maps = attention.maps(model, XOR.load()["test"].inputs[[number]])
+    return np.concatenate([np.asarray(layer) for layer in maps])
 
 
 def test_a_head_is_enlarged_by_a_click_and_its_numbers_are_the_models_own(opened, file, looked):
@@ -163,7 +173,8 @@ def test_the_twin_is_shown_beside_it_in_the_grid_and_enlarged(opened, file, look
     head(page, 0, 2).click()
     assert settled(page).locator("#maps .map").count() == 2
     assert page.locator("#heads-beside [role=gridcell]").count() == 15
-    rows = [row for row in rows_of(saved(page, "maps", "csv")) if row["moment"] == "tiny, random, after training"]
+    rows = [row for row in rows_of(saved(page, "maps", "csv"))
+            if row["moment"] == "tiny, random, after training"]
     expected = maps_of(load_run(looked[1]), 5)[0, 2][np.tril_indices(6)]
     np.testing.assert_allclose([float(row["weight"]) for row in rows], expected, atol=1e-5)
 
@@ -176,7 +187,8 @@ def test_the_keyboard_alone_chooses_a_head_a_query_and_a_key(opened, file, looke
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.getAttribute('role')") == "gridcell":
             break
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("layer 0, head 0")
+    label = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert label.startswith("layer 0, head 0")
     for key in ("ArrowDown", "ArrowRight", "ArrowRight", "End", "Home", "ArrowRight"):
         page.keyboard.press(key)
     assert told(page, "#chosen-title") == "Layer 0, head 0"  # as long as nothing says Enter
@@ -192,7 +204,7 @@ def test_the_keyboard_alone_chooses_a_head_a_query_and_a_key(opened, file, looke
 
 
 def name(token):
-    """A token of example 5 as the page calls it."""
+    """Names a token of example 5 as the page does."""
     return f"{LABELS[token]} = {XOR.load()['test'].inputs[5].ravel()[token]}"
 
 
@@ -202,8 +214,9 @@ def test_what_is_pointed_at_stays_until_esc_and_what_is_held_until_it_is_let_go(
     box = page.locator("#maps svg").bounding_box()
 
     def cell(row, key):
-        """The middle of a cell of the map."""
-        found = page.locator("#maps svg > g[shape-rendering] rect").nth(row * (row + 1) // 2 + key).bounding_box()
+        """Finds the middle of a cell of the map."""
+        cells = page.locator("#maps svg > g[shape-rendering] rect")
+        found = cells.nth(row * (row + 1) // 2 + key).bounding_box()
         return found["x"] + found["width"] / 2, found["y"] + found["height"] / 2
 
     page.mouse.move(*cell(4, 1))
@@ -238,7 +251,8 @@ def test_the_cells_that_hold_the_answer_are_outlined_on_request(opened, file):
     assert settled(page).locator("#maps .answer:not(.halo)").count() == 6
 
 
-def test_the_papers_figure_is_the_first_layers_mean_at_the_tokens_that_are_read(opened, file, looked):
+def test_the_papers_figure_is_the_first_layers_mean_at_the_tokens_that_are_read(opened, file,
+                                                                                looked):
     page = opened(file)
     page.click("#figure")
     assert settled(page).locator("#maps .answer:not(.halo)").count() == 6
@@ -247,15 +261,19 @@ def test_the_papers_figure_is_the_first_layers_mean_at_the_tokens_that_are_read(
     mean = attention.measure(load_run(looked[0]), XOR.load()["test"].inputs).mean[0].mean(axis=0)
     rows = rows_of(saved(page, "maps", "csv"))
     assert [row["query token"] for row in rows[:4]] == [LABELS[3]] * 4
-    np.testing.assert_allclose([float(row["weight"]) for row in rows], mean[3:][np.tril_indices(3, 3, 6)], atol=1e-5)
+    np.testing.assert_allclose([float(row["weight"]) for row in rows],
+                               mean[3:][np.tril_indices(3, 3, 6)], atol=1e-5)
 
 
 def test_heads_are_sorted_by_what_is_known_of_them(opened, file, looked):
     page = opened(file)
     page.select_option("#order", label="largest accuracy lost with zeros in its place first")
-    lost = np.array(json.loads((looked[0] / "attention.json").read_text())["ablation"]["zero"]["lost"])
-    labels = [cell.get_attribute("aria-label") for cell in settled(page).locator("#heads [role=gridcell]").all()]
-    places = [tuple(map(int, re.match(r"layer (\d), head (\d): accuracy lost", label).groups())) for label in labels]
+    found = json.loads((looked[0] / "attention.json").read_text())
+    lost = np.array(found["ablation"]["zero"]["lost"])
+    labels = [cell.get_attribute("aria-label")
+              for cell in settled(page).locator("#heads [role=gridcell]").all()]
+    places = [tuple(map(int, re.match(r"layer (\d), head (\d): accuracy lost", label).groups()))
+              for label in labels]
     assert [lost[place] for place in places] == sorted(lost.ravel(), reverse=True)
 
 
@@ -268,10 +286,12 @@ def test_a_measure_is_a_table_a_curve_and_a_line_beside_its_nulls(opened, file, 
     shown = [float(cell) for cell in page.locator("#table tbody td").all_text_contents()]
     np.testing.assert_allclose(shown, values.values["entropy"]["read"].ravel(), atol=6e-5)
     line = told(page, "#nulls")
+    begun = attention.measure(run.at(0), XOR.load()["test"].inputs)
     for value in (values.values["entropy"]["read"][1, 0], values.uniform["entropy"]["read"],
-                  attention.measure(run.at(0), XOR.load()["test"].inputs).values["entropy"]["read"][1, 0]):
+                  begun.values["entropy"]["read"][1, 0]):
         assert f"{value:.3f}" in line
-    steps = [row["step"] for row in rows_of(saved(page, "training", "csv")) if (row["layer"], row["head"]) == ("1", "0")]
+    steps = [row["step"] for row in rows_of(saved(page, "training", "csv"))
+             if (row["layer"], row["head"]) == ("1", "0")]
     assert steps[0] == "0" and "20" in steps and steps == sorted(steps, key=int)
 
 
@@ -280,23 +300,27 @@ def test_every_picture_can_be_saved_and_the_files_can_be_read(opened, file, figu
     page = opened(file)
     root = ElementTree.fromstring(saved(page, figure, "svg"))
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and len(list(root.iter())) > 10
-    assert b"var(--" not in ElementTree.tostring(root)  # seen alike where the page's colours are not known
+    # It is seen alike where the page's colours are not known.
+    assert b"var(--" not in ElementTree.tostring(root)
     image = Image.open(io.BytesIO(saved(page, figure, "png")))
-    assert image.width == 2 * round(float(root.get("width"))) and len(set(image.convert("RGB").getdata())) > 3
+    assert (image.width == 2 * round(float(root.get("width")))
+            and len(set(image.convert("RGB").getdata())) > 3)
     rows = rows_of(saved(page, figure, "csv"))
     assert rows and all(None not in row and None not in row.values() for row in rows)
 
 
 def test_attention_is_laid_over_the_patches_of_a_picture(opened, pictured):
     page = opened(pictured)
-    assert page.locator("#tokens image").count() == 3  # the picture, the picture again, the weights over it
+    # The picture, the picture again, and the weights over it.
+    assert page.locator("#tokens image").count() == 3
     page.locator("#tokens svg").scroll_into_view_if_needed()
     box = page.locator("#tokens image").nth(0).bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.2)
     assert told(page, "#readout").startswith(LABELS[2])
     assert "looks most at" in page.locator("#tokens svg").get_attribute("aria-label")
     assert page.locator("#maps svg > image").count() == 2  # the patches along both axes
-    assert len(list(ElementTree.fromstring(saved(page, "tokens", "svg")).iter("{http://www.w3.org/2000/svg}image"))) == 3
+    drawn = ElementTree.fromstring(saved(page, "tokens", "svg"))
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}image"))) == 3
     assert [row["key token"] for row in rows_of(saved(page, "tokens", "csv"))] == LABELS[:3]
     page.select_option("#example", "2")
     assert settled(page).locator("#tokens-saved").is_hidden()
@@ -304,11 +328,13 @@ def test_attention_is_laid_over_the_patches_of_a_picture(opened, pictured):
     assert "Distance in columns (patches)" in told(page, "#table-title")
 
 
-def test_a_long_input_is_in_blocks_but_for_the_heads_and_rows_that_the_page_holds_whole(opened, long):
+def test_a_long_input_is_in_blocks_but_for_the_heads_and_rows_that_the_page_holds_whole(opened,
+                                                                                        long):
     run, file = long
     page = opened(file, width=380)
     settled(page).select_option("#answer", "bits of that position")
-    maps = np.concatenate([np.asarray(layer) for layer in attention.maps(run, run.task.load()["test"].inputs[[5]])])
+    layers = attention.maps(run, run.task.load()["test"].inputs[[5]])
+    maps = np.concatenate([np.asarray(layer) for layer in layers])
     number = lambda layer, head: page.locator("#heads [role=gridcell]").nth(layer * 5 + head)
     number(1, 3).click()
     found = [float(row["weight"]) for row in rows_of(saved(page, "maps", "csv"))]
@@ -321,12 +347,13 @@ def test_a_long_input_is_in_blocks_but_for_the_heads_and_rows_that_the_page_hold
     rows = rows_of(saved(page, "maps", "csv"))
     assert len(rows) == 40 * 41 // 2 and rows[-1]["query token"] == "tokens 78 to 79"
     blocks = maps[layer, head].reshape(40, 2, 40, 2).sum(axis=3).mean(axis=1)
-    np.testing.assert_allclose([float(row["weight"]) for row in rows], blocks[np.tril_indices(40)], atol=1 / 510)
+    np.testing.assert_allclose([float(row["weight"]) for row in rows], blocks[np.tril_indices(40)],
+                               atol=1 / 510)
     page.select_option("#rows", "read")
     settled(page)
     rows = rows_of(saved(page, "maps", "csv"))
-    np.testing.assert_allclose([float(row["weight"]) for row in rows], maps[layer, head][40:][np.tril_indices(40, 40, 80)],
-                               atol=1 / 510)
+    np.testing.assert_allclose([float(row["weight"]) for row in rows],
+                               maps[layer, head][40:][np.tril_indices(40, 40, 80)], atol=1 / 510)
 
 
 @pytest.mark.parametrize("width", [380, 1280])
@@ -339,13 +366,16 @@ def test_it_fits_a_narrow_window_in_light_and_dark(opened, file, width, scheme):
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", paper))) < 3 * 128) == (scheme == "dark")
     drawings = page.locator("main svg")
-    assert drawings.count() >= 7 and all(drawing.get_attribute("aria-label") for drawing in drawings.all())
+    assert (drawings.count() >= 7
+            and all(drawing.get_attribute("aria-label") for drawing in drawings.all()))
 
 
 def test_markup_in_labels_is_text(opened, looked, tmp_path, monkeypatch):
-    monkeypatch.setattr(BitXor, "token_labels", lambda self, example: [EVIL] * self.interface.tokens)
+    monkeypatch.setattr(BitXor, "token_labels",
+                        lambda self, example: [EVIL] * self.interface.tokens)
     monkeypatch.setattr(BitXor, "show", lambda self, example, target: EVIL)
-    monkeypatch.setattr(BitXor, "answer_tokens", lambda self, inputs: {EVIL: np.ones((len(inputs), 3, 6), bool)})
+    monkeypatch.setattr(BitXor, "answer_tokens",
+                        lambda self, inputs: {EVIL: np.ones((len(inputs), 3, 6), bool)})
     run = load_run(looked[0])
     run.trained = "not what was looked into"
     (tmp_path / "page.html").write_text(page_run.page(run, [], XOR.load(), page_run.Asked((0,))))
