@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import track
 
@@ -22,10 +22,12 @@ import tasks
 from fpt.config import DTYPES
 from fpt.errors import UserError, nearest
 from fpt.files import write_whole
-from fpt.gpt2 import BODIES, GPT2
 from fpt.task import Task
 from scripts.arguments import parsed
 from scripts.command import run
+
+if TYPE_CHECKING:
+    from fpt.gpt2 import GPT2
 
 CASES = {"bit-memory": 4, "cifar10": 16, "bit-xor": 16}  # task -> batch
 PRETRAINING = ("language", "copy")  # in the batches of their presets
@@ -110,6 +112,8 @@ def model_flops(task: Task, geometry: GPT2, batch: int) -> float:
 
 def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
     """Times one task in one number format, on each side."""
+    from fpt.gpt2 import BODIES
+
     task = tasks.find(name)()
     batch = options.batch or CASES.get(name) or task.presets["laptop"].batch
     start = lambda module, dtype, *stack: Side(
@@ -144,6 +148,8 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
 
 def check(options: Options) -> None:
     """Raises UserError for options that cannot be."""
+    from fpt.gpt2 import BODIES
+
     for name in options.tasks:
         if name not in (*CASES, *PRETRAINING):
             raise nearest(name, (*CASES, *PRETRAINING), "task of the benchmark")

@@ -18,7 +18,8 @@ def test_what_is_not_said_is_as_in_the_released_code():
         "seed": 0, "body_seed": None, "dtype": "float32", "dropout": 0.1, "embedding_dropout": None,
         "attention_dropout": None, "residual_dropout": None, "clip": 1.0, "optimizer": "adam",
         "weight_decay": 0.0, "warmup": 0, "decay": "constant", "accumulate": 1, "init": "original",
-        "geometry": None, "checkpoint": None, "task_file": None,
+        "geometry": None, "checkpoint": None, "task_file": None, "layers": None, "width": None,
+        "rates": (), "start": None, "begins": None, "body_file": None, "stream": None,
     }
 
 
