@@ -82,7 +82,8 @@ def measure(run: LoadedRun, inputs) -> Measures:
         return {name: {which: value / shares[which] for which, value in total[name].items()}
                 for name in order}
 
-    uniform = jnp.tril(jnp.ones((tokens, tokens))) / jnp.arange(1, tokens + 1)[:, None]
+    visible = jnp.arange(1, tokens + 1, dtype=jnp.float32)  # [T]: tokens that each token sees
+    uniform = jnp.tril(jnp.ones((tokens, tokens))) / visible[:, None]
     spread = lambda part: jnp.broadcast_to(uniform, (len(part[0]), 1, tokens, tokens))
     null = averaged([_sums(spread(part), offsets, *part) for part in about])
     values: list[dict] = []

@@ -64,7 +64,7 @@ def fit(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     @jax.jit
     @jax.value_and_grad
     def loss(weights, centred, labels):
-        logits = centred @ weights[:-1] + weights[-1]
+        logits = centred @ weights[:-1] + weights[-1:]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean() + PENALTY / 2 * jnp.square(weights[:-1]).sum()
 

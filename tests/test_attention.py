@@ -189,7 +189,7 @@ def test_the_mean_map_leaves_pads_out(listops):
     assert lengths.min() < lengths.max()
     maps = np.stack([np.asarray(weights) for weights in attention.maps(listops, inputs)])
     last = int(lengths.max()) - 1
-    wanted = maps[:, lengths > last, :, last].mean(axis=1)
+    wanted = maps[:, lengths > last][:, :, :, last].mean(axis=1)
     np.testing.assert_allclose(found[:, :, last], wanted, atol=1e-6)
     assert not found[:, :, last + 1 :].any()
 

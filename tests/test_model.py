@@ -72,8 +72,8 @@ def test_a_cut_body_computes_the_first_blocks_and_the_last_norm(tiny_folder, lay
     x = seen.hidden[layers]  # leaves the block before, or the last norm
     if layers < TINY.layers:
         x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + TINY.epsilon)
-        x = x * whole["body/ln_f/scale"] + whole["body/ln_f/bias"]
-    logits = x[:, -5:] @ ends["output/kernel"] + ends["output/bias"]
+        x = x * whole["body/ln_f/scale"][None, None] + whole["body/ln_f/bias"][None, None]
+    logits = x[:, -5:] @ ends["output/kernel"] + ends["output/bias"][None, None]
     np.testing.assert_allclose(apply(parameters.model_of(config), values, tokens)[0], logits,
                                atol=1e-5)
 
