@@ -752,7 +752,7 @@ ATTENTION = [
            "np.divmod(places, task.grid[1])",
            "np.divmod(places, task.grid[0])"),
     Mutant("fpt/attention.py", "attention:uniform", "uniform attention looks at what is not there yet",
-           "/ jnp.arange(1, tokens + 1)[:, None]",
+           "/ visible[:, None]",
            "/ tokens"),
     Mutant("fpt/attention.py", "attention:leaves_pads", "rows of pads weigh in the mean map",
            "np.divide(total, np.maximum(rows, 1)[:, None], out=mean[layer])",
