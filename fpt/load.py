@@ -78,7 +78,10 @@ def load_body(body: str | Path, random: bool = False, seed: int = 0, dtype: str 
     body = str(body)
     if dtype not in DTYPES:
         raise nearest(dtype, DTYPES, "dtype")
-    found, geometry = None, bodies.named(body) if random else None
+    known = bodies.named(body)
+    if known is not None and not isinstance(known, GPT2):
+        raise UserError(f"{body} is no GPT-2 body: train it, and load the run with load_run")
+    found, geometry = None, known if random else None
     if geometry is None:
         found = checkpoints.locate(body)
         geometry = found.geometry
