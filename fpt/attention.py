@@ -122,7 +122,7 @@ def through(block: Block, parameters: Mapping, x, read=None, heads: Heads | None
 
 def chunks(count: int, tokens: int,
            most: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Divides examples into chunks of one size: their numbers, and which of them count, bool.
+    """Yields indices of examples in chunks of one size, and a mask that is false for padding.
 
     The last chunk is filled up with the first examples, which do not count in it.  tokens: of an
     example.  most: the largest size of a chunk.

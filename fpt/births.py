@@ -73,7 +73,7 @@ class Statistics(Birth):
 
 @dataclass(frozen=True)
 class Mimetic(Birth):
-    """Makes the matrices of attention in closed form, after Trockman & Kolter 2023, section 4.
+    """Sets the weights of attention by a formula, after Trockman & Kolter 2023, section 4.
 
     With Z standard normal over sqrt(width): of each head, W_Q W_K' is 0.7 Z + sign 0.7 I as nearly
     as its rank allows; of all heads together, W_V W_O is 0.4 Z - sign 0.4 I.  The sign 1 is what

@@ -53,7 +53,7 @@ class Body(ABC):
 
     @abstractmethod
     def table(self, init: str = "original") -> Table:
-        """Describes every parameter by its name; `init` is one of `inits`."""
+        """Describes each parameter by its name, as the initialisation `init`, of `inits`, draws it."""
 
     @abstractmethod
     def module(self, dtype) -> Any:

@@ -103,7 +103,8 @@ def open_folder(folder: Path) -> Checkpoint:
 
 
 def _checked_digest(file: Path) -> str:
-    """Computes a weight file's sha256, and raises UserError where another one is stated."""
+    """Computes the sha256 of a weight file; raises UserError where the file beside it, or the hub,
+    states another one."""
     try:
         found, stated = sha256(file), _stated_digest(file)
     except OSError as error:

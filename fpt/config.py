@@ -79,10 +79,11 @@ class Config:
     """Names the roles that are trained: fpt (input, output, positions and norms), output, all, or a
     sum such as input+output+norm+attention@0-5, where 0-5 are layers."""
     birth: str = "weights"
-    """Names what the roles in --load begin with: `weights` takes the checkpoint's; `statistics`
-    draws normal numbers with the mean and deviation of each of its tensors, `statistics-by-layer`
-    with those of each layer's matrices, biases and scales; `mimetic` and `mimetic-language` compute
-    attention in closed form, with the signs found in vision transformers and in GPT-2."""
+    """Says how the roles in --load are initialised: `weights` takes the checkpoint's values;
+    `statistics` draws normal numbers with the mean and deviation of each of its tensors,
+    `statistics-by-layer` with one mean and deviation for all kernels of a layer, one for its biases
+    and one for its gains; `mimetic` and `mimetic-language` set the attention weights by a formula
+    after vision transformers and after GPT-2, and need no checkpoint for them."""
     redraw: str = "body"
     """Names the roles that a --birth other than `weights` makes anew; the other roles in --load
     take the checkpoint's weights."""

@@ -149,7 +149,7 @@ def visible(read, tokens: int):
 
 
 class Heads(NamedTuple):
-    """States what the heads of a layer pass on in an ablation, instead of their own results."""
+    """Holds, for an ablation, which heads of a layer stay and what replaces the others' outputs."""
 
     kept: jax.Array  # bool [H]: the heads whose results stay
     instead: jax.Array  # float32 [Q, H, D / H], or broadcast to it: what the other heads pass on
@@ -235,7 +235,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Applies the blocks one after another: the module of a GPT-2 body."""
+    """Adds positions, applies the blocks one after another and then the last norm: GPT-2's body."""
 
     geometry: GPT2
     dtype: jnp.dtype = jnp.float32

@@ -160,7 +160,7 @@ class LoadedRun:
         return (logits, seen) if look else logits
 
     def enter(self, inputs) -> jax.Array:
-        """Computes the residual stream [B, T, D] that enters the first block of a GPT-2 body."""
+        """Maps inputs as the task stores them to the stream [B, T, D] before the first block."""
         self.check_attention()
         return self._enter(self.parameters, jnp.asarray(inputs))
 

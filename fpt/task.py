@@ -166,7 +166,7 @@ class Task(ABC):
         return {}
 
     def answer_tokens(self, inputs) -> dict[str, Any]:
-        """Marks the tokens that hold the answer to each query: name -> bool [N, Q, T].
+        """Marks the input tokens that each query is answered from, under a name: bool [N, Q, T].
 
         The first mask marks what a model has to look at; others are there to compare it with.
         """

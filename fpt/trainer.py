@@ -35,14 +35,14 @@ NEVER = -1
 
 
 class Condition(NamedTuple):
-    """Holds what a run is given."""
+    """Holds what sets the runs of a stack apart: their keys and their learning rates."""
 
     key: Any  # [R] typed keys, from the runs' seeds
     rates: dict[str, Any]  # learning rate of each trainable parameter, [R] float32
 
 
 class State(NamedTuple):
-    """Holds what a run has reached."""
+    """Holds what training changes: parameters, optimiser state and sums, of all runs of a stack."""
 
     trainable: dict  # name -> [R, ...] float32
     moments: Any  # the optimiser state, [R, ...]
@@ -69,7 +69,7 @@ class Trainer:
         return self.config.task
 
     def condition(self, configs: list[Config]) -> Condition:
-        """Makes the condition of the runs of a stack."""
+        """Gives every run of a stack its key and its learning rates, as arrays [R]."""
         found = [rates(config, self.table) for config in configs]
         return Condition(
             jnp.stack([run_key(config.seed, config.stream) for config in configs]),

@@ -117,7 +117,7 @@ def read(options: type[Options], others: Sequence[Option], arguments: Sequence[s
 
 
 def _argument(option: Option) -> dict[str, Any]:
-    """States how argparse reads an option, and its help."""
+    """Makes the keyword arguments with which argparse's `add_argument` declares an option."""
     parts, required, default = _parts(option.hint), option.default is MISSING, option.default
     readers = [READERS[kind] for kind in READERS if kind in parts] or [READERS[str]]
     metavar = "|".join(name for name, _ in readers)

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
 
 
 def draw(groups: dict[str, list[Run]], part: str | None, kind: str) -> bytes:
-    """Draws groups of runs, given by their labels, and returns the content of the picture's file.
+    """Draws the learning curves of groups of runs, a colour a label; returns the image as bytes.
 
     kind: svg or png.  The same runs and versions give the same bytes.
     """

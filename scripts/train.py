@@ -1,4 +1,4 @@
-"""Trains a frozen body on a task: `python -m scripts.train TASK`.
+"""Trains the roles that are not frozen of a body on a task: `python -m scripts.train TASK`.
 
 Several rates and seeds are trained as one stack: `python -m scripts.train bit-xor --lr 1e-3 3e-4
 --seed 0 1 2`.

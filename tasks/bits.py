@@ -38,7 +38,7 @@ class _Bits(Task):
 
     @property
     def _queries(self) -> int:
-        """Counts the tokens of a string, which are also those that the answer is read from."""
+        """Counts the tokens that one string fills; the answer is read from the last ones, as many."""
         return self.bits // self.patch
 
     @property

@@ -154,7 +154,8 @@ class ListOps(_Expressions):
     longest: int = 128
     """Sets the greatest number of tokens; longer expressions are never drawn, or dropped whole."""
     depth: int = 10
-    """Sets the greatest depth of a node: one more than operators nest."""
+    """Sets the greatest depth of an expression, whose digits count as a level: at depth d, at most
+    d - 1 operators lie inside one another."""
     arguments: int = 10
     """Sets the greatest number of arguments of an operator."""
     train_examples: int = 96_000

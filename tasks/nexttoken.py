@@ -89,7 +89,7 @@ def by_loss(score: Mapping[str, Any]) -> tuple:
 
 
 def copying_gain(probes: Mapping[str, Mapping[str, Any]]) -> float:
-    """Computes the nats per token that a body saves on the repetition of random symbols.
+    """Computes by how many nats a token the loss is lower where random symbols are repeated.
 
     NaN stands for a run that has diverged.
     """
