@@ -22,7 +22,7 @@ BY = ("zero", "mean")  # what a head passes on when it is taken out
 
 
 class Ablation:
-    """Answers examples of a task with some heads taken out.
+    """Computes a run's answers with the outputs of some heads replaced.
 
     A head that is taken out passes on zeros, or, at each token, the mean over the examples of what
     it passes on otherwise (`by`, see BY).  A forward pass begins at the first layer that lacks a
@@ -71,7 +71,7 @@ class Ablation:
         return predictions, losses
 
     def _through(self, layer: int, x, place: int, kept: np.ndarray | None = None):
-        """Passes a chunk through a block; the last block computes only the tokens that are read."""
+        """Passes a chunk of examples through a block, the last one only where answers are read."""
         last = layer == self.run.geometry.layers - 1
         places = self.chunks[place][2][1] if last else None
         instead = jnp.asarray(self.instead[layer])
@@ -117,7 +117,7 @@ def ablate(ablation: Ablation, step: Callable[[], None] = lambda: None) -> Losse
 
 def smallest(ablation: Ablation, losses: Losses, floor: float, share: float = 0.95,
              step: Callable[[], None] = lambda: None) -> tuple[np.ndarray, float]:
-    """Searches for a small set of heads that keeps the accuracy: bool [L, H], and its accuracy.
+    """Searches for few heads that suffice: a mask [L, H], true for them, and their accuracy.
 
     Kept is the given share of the accuracy above the floor.  Heads are taken out one after another,
     those that lose least alone first, each for good if the rest still keeps that share, until none

@@ -53,7 +53,7 @@ class Body(ABC):
 
     @abstractmethod
     def table(self, init: str = "original") -> Table:
-        """Describes each parameter by its name, as the initialisation `init`, of `inits`, draws it."""
+        """Describes each parameter by its name, as `init`, one of `inits`, initialises it."""
 
     @abstractmethod
     def module(self, dtype) -> Any:

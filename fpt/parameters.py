@@ -228,7 +228,9 @@ class Source:
 
     def stack(self, configs: Sequence[Config],
               stored: Sequence[Mapping[str, np.ndarray] | None] = ()) -> tuple[dict, dict]:
-        """Makes the trainable parameters [R, ...], and the frozen ones with the axes of `axes`.
+        """Makes the parameters of a stack: trainable ones [R, ...], and frozen ones.
+
+        Frozen ones have the axis R only where `axes` says 0; else all runs share one array.
 
         stored: for each run, the frozen parameters that lie in its folder; None as in `values`.
         """

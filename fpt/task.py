@@ -142,7 +142,7 @@ class Task(ABC):
         return (False, 0.0) if score["loss"] is None else (True, score["accuracy"])
 
     def symbols(self, inputs):
-        """Turns stored inputs [B, ...] into what pretraining on the inputs predicts of each token.
+        """Turns stored inputs [B, ...] into symbols that pretraining on inputs learns to predict.
 
         That is int32 [B, T, S] in 0 .. levels - 1, or UNSCORED; traced by jax.  Only the tasks
         `self-NAME` need this method.

@@ -69,7 +69,7 @@ class Trainer:
         return self.config.task
 
     def condition(self, configs: list[Config]) -> Condition:
-        """Gives every run of a stack its key and its learning rates, as arrays [R]."""
+        """Returns each run's key [R], and the learning rate of each parameter by its name, [R]."""
         found = [rates(config, self.table) for config in configs]
         return Condition(
             jnp.stack([run_key(config.seed, config.stream) for config in configs]),

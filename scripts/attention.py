@@ -47,7 +47,7 @@ class Options(RunOptions):
     """Sets the number of examples to take heads out on, 0 for none; None means 1,000, or fewer
     where they have over 32 tokens."""
     smallest: bool = False
-    """Searches for a smallest set of heads that keeps 95% of the accuracy above the floor."""
+    """Searches greedily for few heads that keep 95% of the accuracy above the best floor."""
     examples: tuple[int, ...] | None = None
     """Numbers the examples whose own maps are written; None means the first four, or fewer where
     they are long."""

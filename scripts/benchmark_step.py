@@ -1,4 +1,8 @@
-"""Trains on demand, as our side of the benchmark.  Arguments: task, batch, body, dtype, runs."""
+"""Runs this project's half of a benchmark in a process of its own.
+
+It trains the number of steps that each line of standard input asks for.  Arguments: task, batch,
+body, dtype, runs.
+"""
 
 from __future__ import annotations
 

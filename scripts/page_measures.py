@@ -1,5 +1,5 @@
-"""Collects the numbers that a run's page shows of each head: those that `scripts.attention` wrote to
-the run's folder, and those that are measured while the page is made."""
+"""Collects the numbers that a run's page shows of each head: those that `scripts.attention` wrote
+to the run's folder, and those that are measured while the page is made."""
 
 from __future__ import annotations
 

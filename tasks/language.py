@@ -74,7 +74,7 @@ class Language(NextToken):
         return Split(tokens[places], np.where(scored, following, UNSCORED))
 
     def draw(self, train, key, step, batch) -> Batch:
-        """Draws windows of the stream, all once in an epoch, cut at other places in each step."""
+        """Draws windows of the stream: each once in an epoch, shifted by an offset of the step."""
         import jax
         import jax.numpy as jnp
 
