@@ -38,7 +38,7 @@ class _Bits(Task):
 
     @property
     def _queries(self) -> int:
-        """Counts the tokens that a string fills; as many, the last ones, are read for the answer."""
+        """Counts the tokens that a string fills; the last ones, as many, give the answer."""
         return self.bits // self.patch
 
     @property
