@@ -5,6 +5,7 @@ The paper uses Adam at a constant rate after clipping; the rest is for pretraini
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
@@ -35,7 +36,13 @@ def transformation(config: Config, table: Table) -> optax.GradientTransformation
         optimizer = optax.chain(optax.scale_by_adam(), decay)
     else:
         optimizer = optax.scale_by_adam()
-    return optax.chain(optax.clip_by_global_norm(config.clip), optimizer)
+    chained = optax.chain(optax.clip_by_global_norm(config.clip), optimizer)
+
+    def update(*arguments):
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer's power
+            return chained.update(*arguments)
+
+    return optax.GradientTransformation(chained.init, update)
 
 
 def schedule(config: Config, step):

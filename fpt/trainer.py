@@ -128,8 +128,7 @@ class Trainer:
         batch = self.task.draw(train, data, number, self.config.batch)
         key = jax.random.fold_in(stream(condition.key, "dropout"), number)
         (loss, accuracy), gradient = self.gradient(state.trainable, frozen, batch, key)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer's power
-            updates, moments = self._optimizer.update(gradient, state.moments, state.trainable)
+        updates, moments = self._optimizer.update(gradient, state.moments, state.trainable)
         share = schedule(self.config, number)
         updates = {name: -(condition.rates[name] * share) * updates[name] for name in updates}
         moved = optax.apply_updates(state.trainable, updates)

@@ -206,8 +206,8 @@ def test_a_task_on_its_own_inputs_asks_for_the_next_token(name, sizes):
 def test_pretraining_on_own_inputs_trains_and_exports(command, tmp_path):
     tiny = tmp_path / "tiny"
     checkpoint.write(tiny, TINY, draw_body(TINY, jax.random.key(0)))
-    common = ["--body", tiny, "--bits", 4, "--patch", 2, "--steps", 4, "--eval-every", 2,
-              "--batch", 4, "--eval-examples", 8, "--out", tmp_path / "runs"]
+    common = ["--body", tiny, "--bits", 4, "--patch", 2, "--steps", 20, "--eval-every", 10,
+              "--batch", 8, "--eval-examples", 200, "--lr", 1e-3, "--out", tmp_path / "runs"]
     for kind in ("self", "task"):
         code, _, wrong = command("pretrain", kind, "bit-memory", *common, "--to", tmp_path / kind)
         assert code == 0, wrong
@@ -224,7 +224,7 @@ def test_pretraining_on_own_inputs_trains_and_exports(command, tmp_path):
         # The input layer that it has grown around is not the one that a run of seed 0 begins with.
         alike = lambda other: np.corrcoef(run.parameters["input/kernel"].ravel(),
                                           other["input/kernel"].ravel())[0, 1]
-        assert alike(first) > 0.9 and abs(alike(began(seed=0))) < 0.5
+        assert alike(first) > 0.9 and abs(alike(began(stream=None))) < 0.5
 
 
 def test_a_task_that_does_not_say_its_symbols_cannot_be_pretrained_on():
