@@ -33,7 +33,7 @@ def test_every_setting_is_part_of_the_name(config):
     changed = [dataclasses.replace(config, **{name: value}) for name, value in CHANGES.items()]
     assert len({one.digest for one in [config, *changed]}) == len(changed) + 1
     fields = {field.name for field in dataclasses.fields(Config)}
-    assert set(CHANGES) | {"body", "task_file"} == fields
+    assert set(CHANGES) | {"body", "task_file", "body_file"} == fields
 
 
 def test_a_configuration_survives_its_record(config):

@@ -58,7 +58,7 @@ def test_a_diverging_run_stops_where_it_was_and_the_others_go_on():
     wild, finite = at(condition, 1e-2, 1e38), []
     for number in range(8):
         state = trainer.advance(frozen, None, wild, state, np.int32(number), np.int32(1))
-        finite.append(state.diverged[1] == NEVER)
+        finite.append(bool(state.diverged[1] == NEVER))
     assert state.diverged[0] == NEVER and 0 < state.diverged[1] < 7
     assert state.diverged[1] == sum(finite)  # the first step whose loss was no number, for good
     for name, value in state.trainable.items():
