@@ -73,11 +73,17 @@ def main(arguments: list[str]) -> None:
     if options.sample and kind != "language":
         raise UserError(f"--sample is for language; {kind} knows no words")
     from fpt import records, splits
+    from fpt.gpt2 import GPT2
     from fpt.load import load_run
     from fpt.parameters import resolve
 
-    folder = options.to or Path("bodies") / kind
-    trained = options.out / resolve(configs[0])[0].name
+    config, _ = resolve(configs[0])
+    if not isinstance(config.geometry, GPT2):
+        raise UserError(f"--body {config.body} fits no GPT-2 checkpoint, which pretraining writes; "
+                        "train it with scripts.train --train all, and begin from its run with --from")
+    if options.stages:
+        raise UserError("pretraining writes the body of one run; train in stages with scripts.train")
+    folder, trained = options.to or Path("bodies") / kind, options.out / config.name
     origin = {"run": trained.name, "stored": options.stored}
     written = ((folder / PROVENANCE).is_file()
                and origin.items() <= records.read_json(folder / PROVENANCE).items())

@@ -313,3 +313,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, tmp_path, arguments, sai
     code, _, err = command("pretrain", *arguments, "--out", tmp_path, "--to", tmp_path / "body")
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and said in err, err
     assert not list(tmp_path.rglob("config.json"))
+
+
+@pytest.mark.parametrize("said, options", [
+    ("fits no GPT-2 checkpoint", ("--body", "lstm-mini")),
+    ("train in stages with scripts.train", ("--stages", "all:2")),
+])
+def test_what_cannot_become_a_checkpoint_is_refused_before_it_is_trained(refused, said, options):
+    refused(said, "pretrain", "task", "bit-xor", *options)
