@@ -80,9 +80,10 @@ def main(arguments: list[str]) -> None:
     config, _ = resolve(configs[0])
     if not isinstance(config.geometry, GPT2):
         raise UserError(f"--body {config.body} fits no GPT-2 checkpoint, which pretraining writes; "
-                        "train it with scripts.train --train all, and begin from its run with --from")
+                        "train it with scripts.train --train all, and go on from its run by --from")
     if options.stages:
-        raise UserError("pretraining writes the body of one run; train in stages with scripts.train")
+        raise UserError("pretraining writes the body of one run; train in stages with "
+                        "scripts.train")
     folder, trained = options.to or Path("bodies") / kind, options.out / config.name
     origin = {"run": trained.name, "stored": options.stored}
     written = ((folder / PROVENANCE).is_file()
