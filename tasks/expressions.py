@@ -132,14 +132,14 @@ def draw(generator: random.Random, law: Law) -> tuple[list[int], int]:
             raise _NoMore
         symbols: list[int] = []
         try:
-            value = _grow(generator, law, 1, symbols, law.shortest > 1)
+            value = grow(generator, law, 1, symbols, law.shortest > 1)
         except _TooLong:
             continue
         if len(symbols) >= law.shortest:
             return symbols, value
 
 
-def _grow(generator: random.Random, law: Law, depth: int, symbols: list[int],
+def grow(generator: random.Random, law: Law, depth: int, symbols: list[int],
           operator: bool = False) -> int:
     """Appends the symbols of a random node at this depth, and gives the node's value."""
     if not operator and (depth >= law.depth or generator.random() > OPERATOR_SHARE):
@@ -150,7 +150,7 @@ def _grow(generator: random.Random, law: Law, depth: int, symbols: list[int],
     symbols.append(PAD)
     values = []
     for _ in range(generator.randint(2, law.arguments)):
-        values.append(_grow(generator, law, depth + 1, symbols))
+        values.append(grow(generator, law, depth + 1, symbols))
         if len(symbols) >= law.longest:  # the closing bracket is still to come
             raise _TooLong
     chosen = int(generator.random() * 4)
@@ -178,7 +178,7 @@ def draw_distinct(law: Law, seed: int, count: int,
     """
     law.check_time(-(-count // BLOCK) * BLOCK)
     found: dict[bytes, int] = {}
-    with contextlib.closing(_blocks(law, seed)) as blocks:
+    with contextlib.closing(draw_blocks(law, seed)) as blocks:
         for block in blocks:
             before = len(found)
             for symbols, value in block:
@@ -193,7 +193,7 @@ def draw_distinct(law: Law, seed: int, count: int,
     return list(found.items())[:count]
 
 
-def _blocks(law: Law, seed: int) -> Iterator[list[tuple[bytes, int]]]:
+def draw_blocks(law: Law, seed: int) -> Iterator[list[tuple[bytes, int]]]:
     """Yields the blocks 0, 1, 2, ... in order, and has a few drawn ahead of the reader."""
     processes = os.cpu_count() or 1
     context = get_context("spawn")

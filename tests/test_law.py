@@ -54,14 +54,14 @@ def test_lengths_are_as_probable_as_they_are_drawn(law):
 
 
 def test_as_many_draws_are_accepted_as_their_lengths_say(monkeypatch):
-    law, grow, attempts = Law(16, 128, 10, 10), expressions._grow, 0
+    law, grow, attempts = Law(16, 128, 10, 10), expressions.grow, 0
 
     def counted(generator, law, depth, *others):
         nonlocal attempts
         attempts += depth == 1
         return grow(generator, law, depth, *others)
 
-    monkeypatch.setattr(expressions, "_grow", counted)
+    monkeypatch.setattr(expressions, "grow", counted)
     generator = random.Random(0)
     for _ in range(2_000):
         draw(generator, law)
@@ -88,7 +88,7 @@ def test_what_is_published_and_all_defaults_take_minutes(task):
     (["--train-examples", 10**12], "expressions of 16 to 128 tokens would take one core 62,598 hours"),
 ])
 def test_what_cannot_be_drawn_is_refused_before_a_process_is_started(command, monkeypatch, options, said):
-    monkeypatch.setattr(expressions, "_blocks", None)
+    monkeypatch.setattr(expressions, "draw_blocks", None)
     code, _, err = command("data", "listops", *options)
     assert code == 2 and err.startswith("error: listops: ") and err.count("\n") == 1 and said in err, err
 
