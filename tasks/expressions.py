@@ -140,7 +140,7 @@ def draw(generator: random.Random, law: Law) -> tuple[list[int], int]:
 
 
 def grow(generator: random.Random, law: Law, depth: int, symbols: list[int],
-          operator: bool = False) -> int:
+         operator: bool = False) -> int:
     """Appends the symbols of a random node at this depth, and gives the node's value."""
     if not operator and (depth >= law.depth or generator.random() > OPERATOR_SHARE):
         digit = int(generator.random() * 10)
