@@ -20,6 +20,7 @@ from flax.traverse_util import unflatten_dict
 
 from fpt.gpt2 import Block, Heads
 from fpt.load import LoadedBody, LoadedRun
+from fpt.model import BODY
 from fpt.task import Task
 
 TOKENS_AT_ONCE = 2_048  # in a chunk: what a block computes then fits a CPU's cache
@@ -105,7 +106,7 @@ def measure(run: LoadedRun, inputs) -> Measures:
 
 def block(model: LoadedRun | LoadedBody, layer: int) -> tuple[Block, dict]:
     """Returns the module of a layer's block, and the parameters to apply it with."""
-    prefix = f"body/h_{layer}/"
+    prefix = f"{BODY}h_{layer}/"
     own = {name.removeprefix(prefix): value for name, value in model.parameters.items()
            if name.startswith(prefix)}
     return Block(model.geometry, model.dtype), unflatten_dict(own, sep="/")

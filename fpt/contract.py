@@ -19,7 +19,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from fpt.config import Config
+from fpt.config import FOUND, Config
 from fpt.errors import UserError
 from fpt.packages import offered, packages
 from fpt.task import HEADS, Interface, Preset, Task
@@ -28,8 +28,7 @@ METHODS = ("load", "draw", "encode", "floors", "token_labels", "show", "rank", "
            "headline", "figures", "slices", "sources", "answer_tokens", "picture", "settings")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it begins the name of a run's folder
 # What the `settings` of a preset may not state: its own fields, and what comes with a run.
-STATED = {"task", "seed", "geometry", "checkpoint", "task_file",
-          *(field.name for field in fields(Preset))}
+STATED = {"task", "seed", *FOUND, *(field.name for field in fields(Preset))}
 
 
 def own(task: type[Task]) -> bool:
