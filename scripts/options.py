@@ -58,7 +58,7 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     that cannot be.
     """
     early = ahead(arguments, program)
-    usual = (_begun(early.from_, task_class) if early.from_ else
+    usual = (_begun(early.from_, task_class, file) if early.from_ else
              Config.preset(task_class(), early.preset, **settings))
     offered = [option._replace(hint=tuple[option.hint, ...], default=(option.default,))
                if option.name in SEVERAL else option
@@ -78,7 +78,7 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     if chosen.from_:
         from fpt.stages import following
 
-        config = following(chosen.from_, **stated)
+        config = following(chosen.from_, file, **stated)
     else:
         stated["task_file"] = file and str(file.resolve())
         with contract.blamed(task_class, "its sizes"):
@@ -86,11 +86,11 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     return grid(config, lrs, seeds), chosen
 
 
-def _begun(folder: Path, task_class: type[Task]) -> Config:
-    """Makes the configuration that follows a finished run, which must be of the same task."""
-    from fpt.stages import following
+def _begun(folder: Path, task_class: type[Task], file: Path | None) -> Config:
+    """Reads the configuration of the run that a command begins from, of the same task."""
+    from fpt.load import configuration
 
-    config = following(folder)
+    config = configuration(folder, {"task_file": file})
     if config.task.name != task_class.name:
         raise UserError(f"{folder} is a run of {config.task.name}, and cannot go on with "
                         f"{task_class.name}; name the same task")
