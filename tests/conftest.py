@@ -78,6 +78,23 @@ def trained_pair(tiny_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def undisturbed(tiny_folder, tmp_path_factory):
+    """Trains four runs as one stack, without a break: their folder, configurations and results.
+
+    Whoever writes into their folders takes copies.
+    """
+    from fpt.config import Config, grid
+    from fpt.run import train
+    from tasks.bits import BitXor
+
+    common = Config(BitXor(bits=3), str(tiny_folder), steps=60, batch=8, lr=1e-2, eval_every=20)
+    out, configs = tmp_path_factory.mktemp("undisturbed"), grid(common, (1e-2, 1e-3), (0, 1))
+    results = train(configs, out, quiet=True)
+    assert len(list(out.iterdir())) == 4
+    return out, configs, results
+
+
+@pytest.fixture(scope="module")
 def pair(trained_pair, tmp_path_factory):
     """Copies the run with two kept steps and its random twin, for one file of tests."""
     out = tmp_path_factory.mktemp("pair")

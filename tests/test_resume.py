@@ -29,18 +29,8 @@ def config(tiny_folder):
     return Config(XOR, str(tiny_folder), steps=60, batch=8, lr=1e-2, eval_every=20)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tiny_folder, tmp_path_factory):
-    """Four runs of one stack, trained without a break: their folder and their configurations."""
-    common = Config(XOR, str(tiny_folder), steps=60, batch=8, lr=1e-2, eval_every=20)
-    out, configs = tmp_path_factory.mktemp("undisturbed"), grid(common, (1e-2, 1e-3), (0, 1))
-    train(configs, out, quiet=True)
-    assert len(list(out.iterdir())) == 4
-    return out, configs
-
-
 def test_an_interrupted_run_goes_on_where_it_was(undisturbed, tmp_path, capsys):
-    out, configs = undisturbed
+    out, configs, _ = undisturbed
     with pytest.raises(Interrupted):
         train(configs, tmp_path, quiet=True, log=ctrl_c(40))
     assert len(list(tmp_path.rglob("state-*"))) == 4
@@ -65,7 +55,7 @@ def test_the_pace_that_is_shown_is_todays(config, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("written", [0, 1, 3])
 def test_killed_between_the_results_of_a_stack(undisturbed, tmp_path, monkeypatch, written):
-    out, configs = undisturbed
+    out, configs, _ = undisturbed
     write, count = Folder.write_result, 0
 
     def write_some(*arguments):
@@ -86,7 +76,7 @@ def test_killed_between_the_results_of_a_stack(undisturbed, tmp_path, monkeypatc
 
 def test_killed_between_the_states_of_a_stack(undisturbed, tmp_path, monkeypatch, capsys):
     """Two runs have the state of step 40, two only that of step 20: all go on from 20."""
-    out, configs = undisturbed
+    out, configs, _ = undisturbed
     write, count = Folder.write_state, 0
 
     def write_some(folder, step, *arguments):

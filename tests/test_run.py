@@ -26,17 +26,6 @@ def config(tiny_folder):
     return Config(XOR, str(tiny_folder), steps=60, batch=8, lr=1e-2, eval_every=20)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tiny_folder, tmp_path_factory):
-    """Four runs of one stack: their folder, their configurations and their results."""
-    common = Config(XOR, str(tiny_folder), steps=60, batch=8, lr=1e-2, eval_every=20)
-    out = tmp_path_factory.mktemp("undisturbed")
-    configs = grid(common, (1e-2, 1e-3), (0, 1))
-    results = train(configs, out, quiet=True)
-    assert len(list(out.iterdir())) == 4
-    return out, configs, results
-
-
 def test_the_record_says_everything(undisturbed):
     out, _, results = undisturbed
     assert {"status", "test", "validation", "floors", "counts", "seconds", "steps_per_second",
