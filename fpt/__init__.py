@@ -1,4 +1,4 @@
-"""Frozen pretrained transformers: `from fpt import Config, load_body, load_run, train`."""
+"""Offers frozen pretrained transformers: `from fpt import Config, load_body, load_run, train`."""
 
 __all__ = ["Config", "UserError", "load_body", "load_run", "train"]
 
@@ -7,7 +7,7 @@ _HOMES = {"Config": "config", "UserError": "errors", "load_body": "load", "load_
 
 
 def __getattr__(name: str):
-    """Imports what is asked for: the commands print their help without jax."""
+    """Imports a public name when it is used, so that the commands print their help without jax."""
     if name not in _HOMES:
         raise AttributeError(f"module 'fpt' has no attribute {name!r}")
     from importlib import import_module

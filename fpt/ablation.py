@@ -1,4 +1,4 @@
-"""Measures how much accuracy a model loses, and how its loss grows, without attention heads."""
+"""Measures how a model's accuracy falls and its loss grows when attention heads are taken out."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fpt.load import LoadedRun
 from fpt.task import UNSCORED, Split
 
 RESAMPLES = 2_000  # of the bootstrap
-BY = ("zero", "mean")  # what a head passes on when it is taken out
+BY = ("zero", "mean")  # what replaces the output of a head that is taken out
 
 
 class Ablation:
     """Computes a run's answers with the outputs of some heads replaced.
 
-    A head that is taken out passes on zeros, or, at each token, the mean over the examples of what
-    it passes on otherwise (`by`, see BY).  A forward pass begins at the first layer that lacks a
-    head.
+    The output of a head that is taken out is replaced by zeros or, at each token, by its mean over
+    the examples (`by`, see BY).  What enters each block with all heads is stored, so that only the
+    blocks from the first one that lacks a head are computed again.
     """
 
     def __init__(self, run: LoadedRun, split: Split, by: str = "zero"):
@@ -71,7 +71,10 @@ class Ablation:
         return predictions, losses
 
     def _through(self, layer: int, x, place: int, kept: np.ndarray | None = None):
-        """Passes a chunk of examples through a block, the last one only where answers are read."""
+        """Passes a chunk of examples through the block of a layer.  place: the chunk's index.
+
+        The last block computes only the tokens that the output layer reads.
+        """
         last = layer == self.run.geometry.layers - 1
         places = self.chunks[place][2][1] if last else None
         instead = jnp.asarray(self.instead[layer])
@@ -89,7 +92,7 @@ class Losses:
     lost: np.ndarray  # [L, H]: accuracy
     error: np.ndarray  # [L, H]: the standard error of the lost accuracy, over examples
     nats: np.ndarray  # [L, H]: by how much the mean loss grows
-    slices: dict[str, np.ndarray]  # name of a slice of the answers -> [L, H]: its lost accuracy
+    slices: dict[str, np.ndarray]  # name in `Task.slices` -> [L, H]: its lost accuracy
 
 
 def ablate(ablation: Ablation, step: Callable[[], None] = lambda: None) -> Losses:
@@ -117,11 +120,13 @@ def ablate(ablation: Ablation, step: Callable[[], None] = lambda: None) -> Losse
 
 def smallest(ablation: Ablation, losses: Losses, floor: float, share: float = 0.95,
              step: Callable[[], None] = lambda: None) -> tuple[np.ndarray, float]:
-    """Searches for few heads that suffice: a mask [L, H], true for them, and their accuracy.
+    """Searches for a small set of heads that keeps most of the accuracy.
 
-    Kept is the given share of the accuracy above the floor.  Heads are taken out one after another,
-    those that lose least alone first, each for good if the rest still keeps that share, until none
-    can go.  No head of the set can be spared, but another set may be smaller.
+    Returns a mask [L, H], true for them, and the accuracy with these heads alone.  They keep at
+    least the given share of the accuracy above `floor`, that of a trivial predictor.  Heads are
+    taken out one after another, those that lose least alone first, each for good if the rest still
+    keeps that share, until none can go.  No head of the set can be spared, but another set may be
+    smaller.
     step: called after each try.
     """
     targets = ablation.split.targets
@@ -148,10 +153,10 @@ def smallest(ablation: Ablation, losses: Losses, floor: float, share: float = 0.
 def correlation(mass: np.ndarray, lost: np.ndarray) -> dict[str, float | None]:
     """Correlates the heads' mass on the answer with what is lost without them (Spearman's rho).
 
-    mass: the share of a head's weights on the answer's tokens.  Both arrays are by head.
+    mass: the share of each head's attention that falls on the answer's tokens.
     Returns rho, and low and high of its 95% interval: percentiles of 2,000 bootstrap resamples of
     the heads.  rho is None where mass or loss does not vary.  The interval is None where that
-    happens in more than one resample of twenty, since it then depends on one or two heads.
+    happens in more than 5% of the resamples, since it then depends on one or two heads.
     """
     from scipy.stats import bootstrap, rankdata
 
@@ -175,9 +180,9 @@ def correlation(mass: np.ndarray, lost: np.ndarray) -> dict[str, float | None]:
 
 @partial(jax.jit, static_argnames="block")
 def _mixed(block: Block, parameters: Mapping, x, weight):
-    """Sums what each head passes on at each token over examples: [T, H, D / H].
+    """Sums over examples each head's output before the output projection: [T, H, D / H].
 
-    weight: bool [B, T], the tokens that count.
+    weight: bool [B, T], true for the tokens that are summed.
     """
     mixed, _ = block.apply({"params": parameters}, x, method="mix")
     return jnp.einsum("bthd,bt->thd", mixed, weight.astype(jnp.float32))

@@ -62,7 +62,7 @@ def unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def described(path: Path) -> dict[str, Any]:
-    """Reads the description of a file's arrays without the arrays, so that damage may go unseen."""
+    """Reads the description of a file's arrays alone: damage to the arrays is not noticed."""
     with _opened(path) as (_, stated):
         return json.loads(stated["about"]) if DIGEST in stated else stated
 

@@ -25,7 +25,7 @@ from fpt.task import Task
 
 TOKENS_AT_ONCE = 2_048  # in a chunk: what a block computes then fits a CPU's cache
 WEIGHTS_AT_ONCE = 2**24  # attention weights of a layer
-READ, ALL = "read", "all"  # the queries of an average: tokens that are read, or all but pads
+READ, ALL = "read", "all"  # the queries of an average: see `measure`
 
 
 def maps(model: LoadedRun | LoadedBody, inputs) -> Iterator[jax.Array]:
@@ -58,12 +58,13 @@ def units(task: Task) -> dict[str, str]:
 
 
 def measure(run: LoadedRun, inputs) -> Measures:
-    """Averages what each head looks at over examples, inputs as the task stores them [N, ...].
+    """Averages over examples what each head attends to.  inputs: as the task stores them [N, ...].
 
-    Measures at the tokens that are read (READ) are, for each of the task's `answer_tokens`, the
-    share of a head's weights on these tokens.  Measures at the tokens that are read and at all
-    tokens (ALL) are the entropy in nats, the mean distance from query to key in tokens, for images
-    also in rows and in columns of patches, and the share of the weights on the first token.
+    READ measures take as queries the tokens that the output layer reads, ALL measures all tokens
+    but pads.  READ alone: the share of a head's attention on each of the task's `answer_tokens`,
+    named sets of tokens such as those that the answer follows from.  Both: the entropy in nats, the
+    mean distance from query to key in tokens, for images also in rows and in columns of patches,
+    and the share of the attention on the first token.
     """
     task, count, tokens = run.task, len(inputs), run.task.interface.tokens
     parts = list(chunks(count, tokens, WEIGHTS_AT_ONCE // (run.geometry.heads * tokens**2)))
@@ -116,17 +117,18 @@ def block(model: LoadedRun | LoadedBody, layer: int) -> tuple[Block, dict]:
 def through(block: Block, parameters: Mapping, x, read=None, heads: Heads | None = None):
     """Passes the residual stream x [B, T, D] through a block.
 
-    Returns what leaves the block, for the tokens that are read, and the attention weights.
+    Returns what leaves the block, for the tokens `read` (see `Body.module`), and the attention
+    weights.
     """
     return block.apply({"params": parameters}, x, read, heads=heads)
 
 
 def chunks(count: int, tokens: int,
            most: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields indices of examples in chunks of one size, and a mask that is false for padding.
+    """Yields the indices of examples in chunks of one size, each with a mask, false for filler.
 
-    The last chunk is filled up with the first examples, which do not count in it.  tokens: of an
-    example.  most: the largest size of a chunk.
+    The last chunk is filled up with the first examples.  count: the number of examples.  tokens:
+    the number of tokens in one; chunks of longer examples are smaller.  most: the largest size.
     """
     size = max(1, min(count, TOKENS_AT_ONCE // tokens, most or count))
     for start in range(0, count, size):
@@ -134,7 +136,7 @@ def chunks(count: int, tokens: int,
 
 
 def real_and_read(run: LoadedRun, inputs) -> tuple[jax.Array, jax.Array]:
-    """Finds the tokens that are no pads, bool [B, T], and the places that are read, int [B, Q]."""
+    """Finds the tokens that are no pads, bool [B, T], and the indices of those read, int [B, Q]."""
     task, tokens = run.task, run.task.encode(jnp.asarray(inputs))
     read = run.model.read(tokens)
     if isinstance(read, int):
@@ -160,8 +162,9 @@ def _offsets(task: Task) -> dict[str, np.ndarray]:
 def _sums(weights, offsets: dict, real, counted, places, masks: dict) -> dict[str, dict]:
     """Sums the measures of maps [B, H, T, T] over queries and examples: name -> READ or ALL -> [H].
 
-    real: bool [B, T], the tokens that count.  counted: bool [B], the examples that count.  places:
-    int [B, Q], of the tokens that are read.  masks: bool [B, Q, T], the tokens of the answer.
+    offsets: see `_offsets`.  real: bool [B, T], false for pads and in filler.  counted: bool [B],
+    false for filler.  places: int [B, Q], the indices of the tokens that are read.  masks: by name,
+    bool [B, Q, T], the task's `answer_tokens`.
     """
     rows = {"entropy": -jax.scipy.special.xlogy(weights, weights).sum(axis=-1),
             "first token": weights[..., 0]}  # [B, H, T]

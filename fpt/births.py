@@ -1,7 +1,7 @@
-"""Births: what a run's loaded roles receive, the checkpoint's weights or values made anew.
+"""Defines births: ways to give first values to the parameters that `--load` names.
 
-A birth other than `weights` replaces the initialisers of some parameters.  It may need the
-checkpoint's values, from which it takes statistics, or none, where it makes a closed form.
+The birth `weights` copies the checkpoint's values.  Every other birth replaces the initialisers of
+some parameters: by statistics of the checkpoint's values, or by a formula that needs none of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUERY_KEY, VALUE_PROJECTION = 0.7, 0.4
 
 
 class Birth(ABC):
-    """Describes one way to make loaded parameters anew."""
+    """Describes one way to make the values of parameters, other than copying a checkpoint's."""
 
     reads: ClassVar[bool]  # whether it needs the checkpoint's values of what it makes
     exact: ClassVar[bool]  # whether every kind of CPU makes the same bits
@@ -40,10 +40,10 @@ class Birth(ABC):
 
 @dataclass(frozen=True)
 class Statistics(Birth):
-    """Keeps of the checkpoint's values only their mean and deviation (Lu et al. 2021, 3.8).
+    """Draws normal numbers with the mean and deviation of the checkpoint's (Lu et al. 2021, 3.8).
 
-    They are taken over each tensor, or over all kernels, biases or gains of a layer; values are
-    normal and independent.
+    These two are taken over each tensor or, `by_layer`, over all kernels, all biases or all gains
+    of a layer.
     """
 
     reads: ClassVar[bool] = True
@@ -75,10 +75,11 @@ class Statistics(Birth):
 class Mimetic(Birth):
     """Sets the weights of attention by a formula, after Trockman & Kolter 2023, section 4.
 
-    With Z standard normal over sqrt(width): of each head, W_Q W_K' is 0.7 Z + sign 0.7 I as nearly
-    as its rank allows; of all heads together, W_V W_O is 0.4 Z - sign 0.4 I.  The sign 1 is what
-    they found in vision transformers and propose, -1 what they found in GPT-2.  Biases are drawn as
-    usual; their sinusoidal positions are left out, since positions are trained here.
+    The entries of Z are drawn from N(0, 1 / width), I is the identity, s the `sign`.  W_Q W_K' of
+    each head is 0.7 Z + 0.7 s I, as nearly as its rank allows; W_V W_O of all heads together is
+    0.4 Z - 0.4 s I.  s = 1 is what they found in vision transformers and propose, s = -1 what they
+    found in GPT-2.  Biases keep their initialiser; the paper's sinusoidal positions are left out,
+    since positions are trained here.
     """
 
     reads: ClassVar[bool] = False
@@ -115,7 +116,10 @@ class Mimetic(Birth):
     @staticmethod
     def _factors(generator: np.random.Generator, width: int, scale: float, sign: int
                  ) -> tuple[np.ndarray, np.ndarray]:
-        """Factors a square matrix: the first r columns and rows are its best product of rank r."""
+        """Draws scale (Z + sign I), [width, width], and factors it by SVD into left and right.
+
+        For each r, left[:, :r] @ right[:r] is its best approximation of rank r.
+        """
         noise = generator.standard_normal((width, width)) / math.sqrt(width)
         left, values, right = np.linalg.svd(scale * noise + sign * scale * np.eye(width))
         signs = np.sign(left[0])  # a library is free to choose either sign of a pair of vectors

@@ -1,4 +1,4 @@
-"""Bodies by name, and those whose weights come with the package."""
+"""Finds bodies by name, and lists those whose weights come with the package."""
 
 from __future__ import annotations
 
@@ -63,5 +63,8 @@ def shipped() -> list[str]:
 
 
 def weights_digest(digests: Iterable[str]) -> str:
-    """Identifies weights by the sha256 of each of their files, in order of name: 32 hex digits."""
+    """Hashes the sha256 of each of a checkpoint's weight files into one digest of 32 hex digits.
+
+    digests: in the order of the files' names.
+    """
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:32]

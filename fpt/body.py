@@ -1,4 +1,4 @@
-"""The contract of a body: what maps embedded tokens [B, T, D] to hidden states [B, T, D].
+"""Defines the contract of a body, which maps embedded tokens [B, T, D] to hidden states [B, T, D].
 
 A body is a frozen dataclass whose fields are its sizes.  It states its width, its positions, a
 table that describes each of its parameters once, and the Flax module that computes with them.
@@ -32,7 +32,7 @@ class Parameter:
     role: str  # one of `roles.ROLES`
     initialiser: Initialiser
     layer: int | None = None  # number of its block, from 0; None outside the blocks
-    # Whose seed draws it: the body's, so that runs of a stack may share it, or each run's own.
+    # Whose seed draws it: the body's, so that runs trained at once may share it, or each run's own.
     owner: str = "body"
     # Whether it is a matrix of a block: held in the dtype of the products where it is frozen,
     # decayed and moved by Muon where it is trained.
@@ -60,13 +60,17 @@ class Body(ABC):
         """Makes the Flax module whose parameters the table describes; it multiplies in `dtype`.
 
         Its `__call__(embeds, key=None, read=None, first=0)` maps embedded tokens [B, T, D] to a
-        pair: the hidden states [B, Q, D] of the tokens that are read, and what there is to look at,
-        or None.  `key` draws the dropout, None for none.  `read` is None for all tokens, an int for
-        the last ones, or places [B, Q].  `first` is the position of the first token.
+        pair: the hidden states [B, Q, D] of the tokens that the output layer reads (in short, the
+        tokens that are read), and intermediate results to look at, such as `gpt2.Seen`, or None.
+        `key` draws the dropout, None for none.  `read` says which tokens are read: None for all, an
+        int n for the last n, or indices [B, Q].  `first` is the position of the first token.
         """
 
     def resized(self, **sizes: Any) -> Body:
-        """Replaces sizes that are not None.  Raises UserError for a size that the body lacks."""
+        """Returns the body with the given sizes; a size that is None stays as it was.
+
+        Raises UserError for a size that the body lacks.
+        """
         sizes = {name: value for name, value in sizes.items() if value is not None}
         known = {field.name for field in dataclasses.fields(self)}
         if missing := sorted(sizes.keys() - known):

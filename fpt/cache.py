@@ -19,9 +19,9 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]],
            report: Callable[[str], None]) -> dict[str, np.ndarray]:
     """Reads arrays from `name`.safetensors in the cache, or makes them and writes them there.
 
-    make: makes the arrays.  report: called with a line of text where the file is damaged or states
-    another name, so that its arrays are made again.  Raises UserError, before anything is made,
-    where the cache folder cannot be written.
+    make: makes the arrays.  report: called with a line of text where the file is damaged, or was
+    written under another name (it records its name), so that its arrays are made again.  Raises
+    UserError, before anything is made, where the cache folder cannot be written.
     """
     path = cache_folder() / f"{name}.safetensors"
     if path.is_dir():

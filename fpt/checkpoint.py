@@ -46,7 +46,7 @@ class Checkpoint:
     geometry: GPT2
     files: tuple[Path, ...]  # of the weights
     digest: str  # of the weight files, in order of name
-    seeds: tuple[int, ...] = ()  # of the runs that trained it around fresh input and output layers
+    seeds: tuple[int, ...] = ()  # see `_seeds`
 
 
 def theirs(name: str) -> str:
@@ -103,8 +103,7 @@ def open_folder(folder: Path) -> Checkpoint:
 
 
 def _checked_digest(file: Path) -> str:
-    """Computes the sha256 of a weight file; raises UserError where the file beside it, or the hub,
-    states another one."""
+    """Computes the sha256 of a weight file.  Raises UserError where `_stated_digest` differs."""
     try:
         found, stated = sha256(file), _stated_digest(file)
     except OSError as error:
@@ -119,7 +118,8 @@ def _checked_digest(file: Path) -> str:
 def _stated_digest(file: Path) -> str | None:
     """Reads the sha256 that a weight file should have, or None.
 
-    It is stated in the file beside, or by the hub's cache, which names files by their sha256.
+    It stands in the file that `seal` writes beside the weights, or is the name of the file itself
+    in the hub's cache.  Raises UserError where the file beside them is damaged.
     """
     beside = file.with_name(file.name + DIGEST)
     if not beside.is_file():
@@ -130,7 +130,10 @@ def _stated_digest(file: Path) -> str | None:
 
 
 def _seeds(config: Path) -> tuple[int, ...]:
-    """Reads the seeds of the runs that trained the body around fresh input and output layers."""
+    """Reads the seeds of the runs that trained the body along with freshly drawn layers around it.
+
+    A run of the same seed would draw the same input and output layers, to which the body is fitted.
+    """
     seeds = json.loads(config.read_text()).get(SEEDS, [])
     if not (isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)):
         raise UserError(f"{config}: {SEEDS} must be a list of whole numbers, not {seeds!r}")
@@ -258,9 +261,9 @@ def _some(keys: list[str]) -> str:
 
 def write(folder: Path, geometry: GPT2, parameters: dict, dtype=np.float32,
           seeds: Sequence[int] = ()) -> None:
-    """Writes parameters, the input and output layers among them, as a checkpoint for transformers.
+    """Writes parameters as a checkpoint that Hugging Face's transformers reads.
 
-    seeds: see `Checkpoint`.
+    Parameters of the input and output layers may be among them.  seeds: see `_seeds`.
     """
     from safetensors.numpy import save
 

@@ -1,4 +1,4 @@
-"""Describes a run: everything that makes it what it is, and so its name."""
+"""Describes a run by all settings that its result depends on, and makes its name from them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MOST = 2**31 - 1  # steps and examples: devices count them in int32
 LEAST = {"steps": 1, "batch": 1, "eval_every": 1, "eval_examples": 1, "accumulate": 1, "warmup": 0}
 WORDS = {"dtype": DTYPES, "init": INITS, "optimizer": OPTIMIZERS, "decay": DECAYS,
          "birth": tuple(BIRTHS)}
-PRETRAINING = "pretraining"  # the stream of bodies that grow around input and output layers
+PRETRAINING = "pretraining"  # the stream of randomness of runs that pretrain a body
 # Settings that a record states only where they differ from these: older runs keep their names.
 NEWER = {"layers": None, "width": None, "rates": (), "start": None, "begins": None, "stream": None,
          "body_file": None}
@@ -50,16 +50,17 @@ PLACES = ("body", *FILES, "start")  # say where something lies, while what it is
 class Config:
     """Describes one run: its task, its body, its seed and all settings under which it is trained.
 
-    Each field becomes an option of the training commands, with the text below it as its help, but
-    for `task` and what FOUND names.
+    Each field becomes an option of the training commands, with the text below it as its help,
+    except `task` and the fields in FOUND, which other options or the program fill in.
     """
 
     task: Task
     """Holds the task, with its sizes."""
     body: str
-    """Names the body: gpt2-mini, gpt2, gpt2-medium, gpt2-large, gpt2-xl, lstm, lstm-residual,
-    lstm-mini (each also as -repaired), none, the folder of a GPT-2 checkpoint, or a model on the
-    Hugging Face hub."""
+    """Names the body: gpt2-mini, gpt2-mini-copy, gpt2, gpt2-medium, gpt2-large, gpt2-xl; lstm,
+    lstm-residual, lstm-mini, or one of these three followed by -repaired, whose norms begin with
+    gain 1 and offset 0; none, a layer norm in place of a body; the folder of a GPT-2 checkpoint; or
+    a model on the Hugging Face hub."""
     steps: int
     """Sets the number of training steps."""
     batch: int
@@ -72,9 +73,10 @@ class Config:
     """Limits how many examples of the validation split and of the test split are evaluated; None
     means 2,000 of validation and all of test."""
     load: str | None = None
-    """Names the roles of the body that begin as --birth says; the body's other parameters are drawn
-    at random. `none` makes a random body. Without the option the whole body is loaded; of a body
-    that has no checkpoints, nothing; and with a mimetic --birth, the attention that it computes."""
+    """Names the roles (kinds of parameters) of the body that are loaded from its checkpoint, or
+    made as --birth says; its other parameters are drawn at random. `none` makes a random body. The
+    roles of bodies are position, norm, attention, feedforward and recurrent. The default is all of
+    them, attention with a mimetic --birth, and none for a body that has no checkpoints."""
     train: str = "fpt"
     """Names the roles that are trained: fpt (input, output, positions and norms), output, all, or a
     sum such as input+output+norm+attention@0-5, where 0-5 are layers."""
@@ -96,7 +98,8 @@ class Config:
     """Names the number format of the frozen matrices and of all matrix products: float32 or
     bfloat16."""
     dropout: float = 0.1
-    """Sets the dropout rate after an input layer that takes numbers; symbols have none."""
+    """Sets the dropout rate after a linear input layer; tokens that are looked up in an embedding
+    table get no dropout there."""
     embedding_dropout: float | None = None
     """Sets the dropout rate on what enters the body's first layer; None means the rate that the
     body's configuration states, 0.1 in GPT-2."""
@@ -124,9 +127,9 @@ class Config:
     """Splits each batch into this many parts, computed one after another, where memory does not
     hold it whole."""
     init: str = "original"
-    """Names the initialiser of a random body: `original` draws all matrices from N(0, 0.02);
-    `depth-scaled` divides this deviation by sqrt(2 layers) for residual projections, as newer
-    libraries do."""
+    """Names the initialiser of a random body: for GPT-2, `original` draws all matrices from
+    N(0, 0.02^2); `depth-scaled` divides the deviation 0.02 by sqrt(2 layers) for projections onto
+    the residual stream, as newer libraries do."""
     geometry: Body | None = None
     """Describes the shape of the body; filled in when the body is found."""
     checkpoint: str | None = None
@@ -138,7 +141,8 @@ class Config:
     width: int | None = None
     """Sets the width of a body that has no weights of its own, an LSTM for example."""
     rates: tuple[str, ...] = ()
-    """Multiplies the rate of some roles: norm=1 attention@0-2=0.01, for example."""
+    """Multiplies the learning rate of some roles by factors, norm=1 attention@0-2=0.01 for example.
+    Of several factors for a parameter the last holds."""
     start: str | None = None
     """Names the folder of the finished run that this run begins from."""
     begins: str | None = None
@@ -233,7 +237,7 @@ class Config:
 
     @property
     def digest(self) -> str:
-        """Hashes all that makes the run what it is: see `digest_of`."""
+        """Hashes the settings that the run's result depends on: see `digest_of`."""
         files = {name: sha256(Path(getattr(self, name))) for name in FILES if getattr(self, name)}
         return digest_of(self.record(), files)
 
@@ -244,7 +248,10 @@ class Config:
         return f"{self.task.name}-{body}-{self.train}-lr{self.lr:g}-seed{self.seed}-{self.digest}"
 
     def stackable(self) -> Config:
-        """Gives what runs of one stack share: all but their rates, their seed and their start."""
+        """Returns the configuration with its learning rates, seed and start set to fixed values.
+
+        Runs for which it returns the same can be trained at once, as one stack.
+        """
         seed = None if self.begins else self.body_seed
         return dataclasses.replace(self, lr=1.0, seed=0, rates=(), start=None, begins=None,
                                    body_seed=seed)
@@ -255,10 +262,10 @@ def _option(field: str) -> str:
 
 
 def digest_of(stated: dict[str, Any], files: Mapping[str, str]) -> str:
-    """Hashes all that makes a run what it is into eight hex digits, which end its folder's name.
+    """Hashes the settings that a run's result depends on into eight hex digits.
 
-    stated: the configuration as JSON.  files: the sha256 of each of its FILES.  Nothing is executed
-    or looked up.
+    The name of the run's folder ends with them.  stated: the configuration as JSON.  files: for
+    each of the fields FILES that names a file, its sha256.  Nothing is executed or looked up.
     """
     stated = stated | files
     if stated["geometry"]:

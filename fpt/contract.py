@@ -38,7 +38,7 @@ def own(task: type[Task]) -> bool:
 
 
 def raised(error: BaseException, file: str | None) -> str:
-    """Describes an exception on one line, with the last line of `file` that raised it."""
+    """Describes an exception on one line, with the innermost line of `file` that raised it."""
     text = str(error).strip().partition("\n")[0]  # jax goes on for paragraphs
     lines = _lines(error, file)
     line = f" (line {lines[-1]})" if lines else ""
@@ -60,7 +60,7 @@ def blamed(task: type[Task], member: str) -> Iterator[None]:
 
 
 def call(task: Task, method: str, *arguments: Any) -> Any:
-    """Calls a method of a task; `blamed` for what the method raises."""
+    """Calls a method of a task; what a user's own task raises becomes a UserError: see `blamed`."""
     with blamed(type(task), method):
         return getattr(task, method)(*arguments)
 
@@ -111,7 +111,10 @@ def _check_preset(task: type[Task], name: str, preset: Preset) -> None:
 
 
 def check_sizes(task: Task) -> None:
-    """Checks a task's name, its sizes, and the interface and probes that follow from them."""
+    """Checks a task's name, its sizes, and what follows from them: its interface and its probes.
+
+    Probes are the names of further splits that runs are scored on.
+    """
     kind = type(task)
     with blamed(kind, "name"):
         _check_name(kind, task.name)
@@ -166,7 +169,7 @@ def _check_name(task: type[Task], name: Any) -> None:
 
 
 def _lines(error: BaseException, file: str | None) -> list[int]:
-    """Lists the lines of a file that an exception came through, the one that raised it last."""
+    """Lists the lines of a file that an exception came through, the innermost last."""
     frames = traceback.extract_tb(error.__traceback__)
     return [frame.lineno for frame in frames if frame.filename == file]
 
@@ -203,7 +206,7 @@ def is_count(value: Any) -> bool:
 
 
 def _plain(value: Any) -> bool:
-    """Tells whether a record can hold a size, so that it is read from there as it was written."""
+    """Tells whether a size stays the same when a record, which is JSON, is written and read."""
     if isinstance(value, tuple):
         return all(map(_plain, value))
     return (value is None or isinstance(value, bool | int | str)

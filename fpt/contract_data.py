@@ -76,7 +76,11 @@ def _abstract(array: np.ndarray, rows: int) -> jax.ShapeDtypeStruct:
 
 
 def _check_split(task: Task, name: str, split: Any) -> None:
-    """Checks a split; the targets of `train` may be others than those of the batches, or none."""
+    """Checks the arrays of a split.
+
+    The targets of `train` are not checked where there are none, or where they have another shape
+    than those of a batch: `draw` may make its own.
+    """
     kind, place, answers = type(task), f"for {name}", task.interface.answers
     arrays = isinstance(split, Split) and all(
         isinstance(getattr(part, "dtype", None), np.dtype) for part in split)
@@ -116,7 +120,10 @@ def _check_range(task: Task, method: str, place: str, targets: np.ndarray) -> No
 
 
 def _check_encoded(task: Task, name: str, inputs: Any) -> None:
-    """Checks the shape and dtype of the tokens of such inputs; nothing is computed."""
+    """Checks the shape and dtype of the tokens that `encode` makes of `inputs`, by tracing alone.
+
+    name: says in an error what the inputs are.
+    """
     kind, interface = type(task), task.interface
     with blamed(kind, "encode"):
         tokens = jax.eval_shape(task.encode, inputs)
@@ -179,7 +186,7 @@ def _check_tokens(task: Task, place: str, tokens: np.ndarray) -> None:
 
 
 def _check_descriptions(task: Task, data: Mapping[str, Split]) -> None:
-    """Checks what the methods that describe examples give for a few of validation."""
+    """Checks what the methods that describe examples give for some examples of validation."""
     kind, interface = type(task), task.interface
     examples = Split(*(part[:EXAMPLES] for part in data["validation"]))
     floors = call(task, "floors", data, examples)

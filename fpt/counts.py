@@ -1,6 +1,7 @@
-"""Counts the parameters that a run trains, in the three ways in use.
+"""Counts in three ways the parameters that a run trains.
 
-They are those of the released code and of Lu et al. 2021, section 2.2.
+They are counted as the released code enables them, without those that its inputs never reach, and
+as in Lu et al. 2021, section 2.2.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from fpt.roles import RoleSet
 
 
 def count(table: Table, chosen: RoleSet, body: Body, tokens: int) -> dict[str, float]:
-    """Counts the numbers of a model, for a train set and inputs of T `tokens`.
+    """Counts a model's parameters.
+
+    chosen: the roles that are trained.  tokens: the length of the inputs.  Returns by name:
 
     trainable: all that have a gradient, as the released code enables them.
     effective: without the rows of the position table that the inputs never reach.

@@ -1,4 +1,8 @@
-"""Computes the accuracy and loss of a stack's runs on a split, whole and by the task's slices."""
+"""Computes the accuracy and loss of runs on a split, and the accuracy on each slice of it.
+
+The runs are those of a stack: they are trained and evaluated at once.  Slices are the groups of
+answers that a task names (`Task.slices`).
+"""
 
 from __future__ import annotations
 

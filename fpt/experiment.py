@@ -1,4 +1,4 @@
-"""Prepares an experiment: all that runs share which differ in rates, seeds and start alone."""
+"""Prepares what is common to runs that differ only in learning rates, seeds and start."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class Compiled(NamedTuple):
 
 
 class Experiment:
-    """Holds the task's data, the model, the parameters' source and the floors, before training."""
+    """Holds what training needs: data, model, the `Source` of its parameters, and the floors.
+
+    Floors are the accuracies that trivial predictors reach on test.
+    """
 
     def __init__(self, config: Config, found: Checkpoint | None, runs: Sequence[Config],
                  data_dir: Path | None, quiet: bool = False):
@@ -72,7 +75,7 @@ class Experiment:
 
     @cached_property
     def train(self) -> Split | None:
-        """Holds the training examples on the device; None where batches are drawn from the key."""
+        """Holds the training split on the device; None where the task generates its batches."""
         train = self.data.get("train")
         return None if train is None else Split(*map(jnp.asarray, train))
 
@@ -92,6 +95,6 @@ class Experiment:
         return self._compiled[runs]
 
     def figures(self, score: dict[str, Any], probes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Computes what else the task makes of a score on test and of those on its probes."""
+        """Computes the task's additional metrics from a run's scores on test and on each probe."""
         found = contract.call(self.task, "figures", self.data, self.test, score, probes)
         return {name: finite(value) for name, value in found.items()}

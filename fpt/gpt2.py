@@ -1,4 +1,4 @@
-"""GPT-2's body in Flax Linen: embedded tokens in, hidden states out.
+"""Defines GPT-2's body in Flax Linen, which maps embedded tokens to hidden states.
 
 The architecture is pre-norm and causal, with learned positions (Radford et al. 2019).  It is
 written in Linen, because a model is then a pure function of a plain dictionary of arrays on every
@@ -26,7 +26,7 @@ from fpt.errors import UserError, nearest
 from fpt.initialisers import normal, ones, zeros
 from fpt.layers import Projection, dropout, materialised, norm, pick, precision
 
-NO_DROPOUT = (None, None, None)  # bits of a block's three places
+NO_DROPOUT = (None, None, None)  # bits for a block's three uses of dropout
 DEVIATION = 0.02  # of the weights' initialiser
 # Beyond these a number is a mistake, and one that takes long to fail.
 MOST = {"layers": 1_000, "width": 2**17, "heads": 2**12, "positions": 2**22, "inner": 2**20,
@@ -82,9 +82,10 @@ class GPT2(Body):
     def table(self, init: str = "original") -> Table:
         """Describes the parameters under the names of GPT-2's checkpoints, `h_0` for `h.0`.
 
-        The original initialisation draws matrices and positions from N(0, 0.02), with zero biases
-        and norms of gain 1.  With `depth-scaled`, the projections onto the residual stream have
-        0.02 / sqrt(2 layers), as transformers has since 2021; the original experiments predate it.
+        The original initialisation draws matrices and positions from N(0, 0.02^2), with zero biases
+        and norms of gain 1.  With `depth-scaled`, the projections onto the residual stream have the
+        deviation 0.02 / sqrt(2 layers), as in Hugging Face's transformers since 2021; the original
+        experiments predate it.
         """
         residual = DEVIATION / math.sqrt(2 * self.layers) if init == "depth-scaled" else DEVIATION
         width, table = self.width, {}
@@ -132,7 +133,7 @@ BODIES = {
 
 
 class Seen(NamedTuple):
-    """Holds what a forward pass looked at on request, else None."""
+    """Holds the intermediate results that a forward pass was asked for; None for the others."""
 
     hidden: jax.Array | None  # [L + 1, B, T, D]: before each block, and after the last norm
     maps: jax.Array | None  # [L, B, H, T, T]: attention weights by query and key, before dropout
@@ -152,7 +153,7 @@ class Heads(NamedTuple):
     """Holds, for an ablation, which heads of a layer stay and what replaces the others' outputs."""
 
     kept: jax.Array  # bool [H]: the heads whose results stay
-    instead: jax.Array  # float32 [Q, H, D / H], or broadcast to it: what the other heads pass on
+    instead: jax.Array  # float32 [Q, H, D / H], or broadcast to it: the others' outputs
 
 
 class Attention(nn.Module):
@@ -174,9 +175,10 @@ class Attention(nn.Module):
         return dropout(out, self.geometry.residual_dropout, bits[1]), weights
 
     def mix(self, x, read, bits):
-        """Mixes the values of x by each head's weights.
+        """Sums the value vectors of each head, weighted by its attention.
 
-        Returns the mixtures, float32 [B, Q, H, D / H], and the weights [B, H, Q, T].
+        Returns the sums before the output projection, float32 [B, Q, H, D / H], and the attention
+        weights [B, H, Q, T].
         """
         width, heads = self.geometry.width, self.geometry.heads
         if read is None:
@@ -230,12 +232,12 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x), bits), weights
 
     def mix(self, x, read=None):
-        """Computes what the block's heads make of x: see `Attention.mix`."""
+        """Computes the outputs of the block's heads for x: see `Attention.mix`."""
         return self.attn.mix(self.ln_1(x), read, None)
 
 
 class Stack(nn.Module):
-    """Adds positions, applies the blocks one after another and then the last norm: GPT-2's body."""
+    """Adds positions and applies GPT-2's stack of blocks, one after another, and the last norm."""
 
     geometry: GPT2
     dtype: jnp.dtype = jnp.float32

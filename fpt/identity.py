@@ -1,4 +1,4 @@
-"""No body at all, but for a layer norm: what linear layers do with a task's tokens by themselves.
+"""Defines the body `none`, a layer norm alone: the input and output layers do all the rest.
 
 The output layer then answers from the tokens that it reads and from no other: this is the baseline
 that later criticism of the paper asked for.

@@ -78,7 +78,10 @@ def orthogonal(gain: float) -> Initialiser:
 
 
 def _normal(generator: np.random.Generator, shape: tuple[int, ...], deviation: float, dtype):
-    """Draws a few rows at a time: a whole body in float32 beside itself would double its memory."""
+    """Draws an array from N(0, deviation^2), a few rows at a time.
+
+    So no float32 copy of the whole array is held beside the one in `dtype`.
+    """
     drawn = _aligned(shape, np.dtype(dtype))
     rows = max(1, AT_ONCE // math.prod(shape[1:]))
     for first in range(0, shape[0], rows):
@@ -88,7 +91,7 @@ def _normal(generator: np.random.Generator, shape: tuple[int, ...], deviation: f
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Allocates at a multiple of 64 bytes: a CPU's jax takes such memory over without a copy."""
+    """Allocates an array at an address that 64 divides: jax on a CPU uses it without a copy."""
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64

@@ -1,10 +1,10 @@
-"""Layers that bodies, input layers and output layers are built of.
+"""Defines the layers that bodies, input layers and output layers are built of.
 
 What was measured for speed (two cores, `gpt2`, 64 tokens, batch 16) and is kept for it:
-- Dropout bits come from a hash of (key, place), 10% of a step cheaper than threefry, and are
-  recomputed in the backward pass instead of being kept.
+- Dropout bits come from a hash of (key, index of the element), 10% of a step cheaper than
+  threefry, and are recomputed in the backward pass instead of being kept.
 - Cotangents of the residual stream are computed once per block (`materialised`): XLA's CPU fusion
-  otherwise computes the sum of all later blocks again in each of them, up to a fifth of a step.
+  otherwise sums those of all later blocks anew in every block, which takes up to a fifth of a step.
 - bfloat16 products ask for float32 results with both operands in bfloat16, in the backward pass
   too; XLA's CPU matmul is fast in no other case.
 """
@@ -24,7 +24,8 @@ from fpt.randomness import keep_mask
 def dropout(x, rate: float, bits):
     """Zeroes each number of x with probability `rate` and scales the others up.
 
-    `bits` is uint32 [2], drawn for this place of this step; None returns x itself.
+    `bits` is uint32 [2], drawn for this use of dropout in the model in this step; None returns x
+    itself.
     """
     if bits is None or rate == 0:
         return x
@@ -32,7 +33,10 @@ def dropout(x, rate: float, bits):
 
 
 def precision(dtype) -> str:
-    """Names the precision of a product: GPUs and TPUs multiply float32 in fewer bits by default."""
+    """Names jax's precision for products in `dtype`.
+
+    It is "highest" for float32, which GPUs and TPUs multiply in fewer bits by default.
+    """
     return "highest" if dtype == jnp.float32 else "default"
 
 
@@ -106,9 +110,9 @@ def norm(epsilon: float) -> nn.LayerNorm:
 
 
 def pick(x, read):
-    """Takes the tokens of x [B, T, D] that are read.
+    """Takes the tokens of x [B, T, D] that are read: [B, Q, D].
 
-    read: None for all tokens, an int for the last ones, or places [B, Q].
+    read: None for all tokens, an int n for the last n, or token indices [B, Q].
     """
     if read is None:
         return x

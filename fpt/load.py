@@ -30,7 +30,7 @@ NO_FILES: Mapping[str, Path | None] = MappingProxyType({})
 
 
 class LoadedBody:
-    """A GPT-2 body with its weights: `body(embeds) -> hidden`, compiled once for each shape."""
+    """Holds a GPT-2 body with its weights: `body(embeds) -> hidden`, compiled once for a shape."""
 
     def __init__(self, geometry: GPT2, parameters: Mapping[str, Any], dtype=jnp.float32,
                  checkpoint: Checkpoint | None = None):
@@ -94,11 +94,11 @@ def load_body(body: str | Path, random: bool = False, seed: int = 0, dtype: str 
 
 
 class LoadedRun:
-    """A trained model: `run(inputs) -> logits`, with its configuration and its result."""
+    """Holds a trained model, `run(inputs) -> logits`, with its configuration and its result."""
 
     def __init__(self, folder: Path, body: Path | str | LoadedBody | LoadedRun | None = None,
                  files: Mapping[str, Path | None] = NO_FILES):
-        """See `load_run`; files: where those lie now that define task and body."""
+        """Loads a run, see `load_run`; files: the present paths of `task_file` and `body_file`."""
         self.folder = folder
         config = configuration(folder, files)
         if isinstance(body, LoadedBody | LoadedRun):
@@ -165,7 +165,7 @@ class LoadedRun:
         return self._enter(self.parameters, jnp.asarray(inputs))
 
     def leave(self, x) -> jax.Array:
-        """Maps the stream [B, Q, D] that leaves the last block, where read, to logits [B, A, C]."""
+        """Maps the last block's output [B, Q, D] for tokens that are read to logits [B, A, C]."""
         return self._leave(self.parameters, x)
 
     def check_attention(self) -> None:
@@ -201,9 +201,9 @@ class LoadedRun:
     def export(self, folder: Path | str, whole: bool = True, dtype=np.float32) -> None:
         """Writes the model as a GPT-2 checkpoint, with input and output layer beside the body.
 
-        whole: else writes the body and its token table alone, with GPT-2's own dropout rates.
-        Where the body was trained around fresh input and output layers, the checkpoint states the
-        seed that drew these.  Raises UserError for a folder that already holds something.
+        whole: False writes the body and its token table alone, with GPT-2's own dropout rates.
+        Where the body was trained along with freshly drawn input and output layers, the checkpoint
+        states the seed that drew them.  Raises UserError for a folder that already holds something.
         """
         folder, geometry, values = Path(folder), self.geometry, self.parameters
         if not isinstance(geometry, GPT2):
@@ -242,19 +242,19 @@ def load_run(folder: Path | str, body: Path | str | LoadedBody | LoadedRun | Non
 
     body: where its body lies now, if no longer where it was; or a body or run that is loaded.  Runs
     and bodies that are loaded at the same time share the weights of one checkpoint.  task_file,
-    body_file: where the file lies that defines the run's task, or its body; naming it also allows
-    it to be executed, which is asked for where it has never been executed here.  Raises UserError
-    where the run is not finished, damaged or changed, and where body or files are not those that it
-    was trained with.
+    body_file: the present path of the user's file that defines the run's task, or its body.  A file
+    that was never executed on this machine must be named so, which permits it to be executed.
+    Raises UserError where the run is not finished, damaged or changed, and where body or files are
+    not those that it was trained with.
     """
     files = {"task_file": task_file and Path(task_file), "body_file": body_file and Path(body_file)}
     return LoadedRun(Path(folder), body, files)
 
 
 def configuration(folder: Path, given: Mapping[str, Path | None] = NO_FILES) -> Config:
-    """Reads the configuration of a run's folder, and checks that the folder's name stands for it.
+    """Reads a run's configuration, and checks that the name of its folder contains its digest.
 
-    given: where the files lie now that define its task and its body, for those that a user names.
+    given: the present paths of the files that define its task and body, where a user names them.
     """
     file, stated = folder / records.CONFIG, records.read_json(folder / records.CONFIG)
     try:
@@ -289,7 +289,7 @@ def configuration(folder: Path, given: Mapping[str, Path | None] = NO_FILES) -> 
 
 
 def _differences(result: dict[str, Any]) -> str:
-    """Names what differs between this machine and that of a result, whose parameters differ."""
+    """Describes how this machine differs from that of a result, to explain unequal parameters."""
     here, there = machine.versions(), result.get("versions", {})
     differ = [f"{name} {here.get(name)} where it had {there.get(name)}"
               for name in sorted(here.keys() & there.keys()) if here.get(name) != there.get(name)]

@@ -1,4 +1,4 @@
-"""The layer-normed LSTM that the paper compares GPT-2 with, in Flax Linen.
+"""Defines the layer-normed LSTM that the paper compares GPT-2 with, in Flax Linen.
 
 A layer turns an input x and the state (h, c) of the token before into the next state.  Each LN is a
 layer norm with a gain and an offset of its own, i2h and h2h are dense layers from D to 4 D:
@@ -8,8 +8,9 @@ layer norm with a gain and an offset of its own, i2h and h2h are dense layers fr
 
 The normalised cell is carried on, and so is the h that dropout has passed; h is the layer's output.
 
-For speed, i2h is one product for all tokens, and so is the gradient by a kernel: the loops over
-tokens multiply with h2h alone.  The backward pass computes the gates again instead of keeping them.
+For speed, i2h is one product for all tokens, and so is the gradient with respect to each kernel:
+the loops over tokens multiply with h2h alone.  The backward pass computes the gates again instead
+of keeping them.
 """
 
 from __future__ import annotations
@@ -41,12 +42,13 @@ class LSTM(Body):
     layers: int = 3
     width: int = 768
     cell: str = "published"
-    """Chooses how the norms begin: `published` draws gains and offsets uniformly within
-    1 / sqrt(length) and each state at random; `repaired` has gains 1, offsets 0 and states 0."""
+    """Chooses the first values of norms and states: `published` draws gains and offsets uniformly
+    within +-1 / sqrt(their size), and the state before the first token at random; `repaired` has
+    gains 1, offsets 0 and that state 0."""
     residual: bool = False
     """Adds the input of each layer to its output."""
     positions: int | None = None
-    """Counts the rows of a table of positions that is added to the input; None for no table."""
+    """Sets the number of rows of a table of positions that is added to the input; None for none."""
     dropout: float = 0.1
 
     def __post_init__(self):
@@ -114,7 +116,7 @@ class Affine(nn.Module):
 
     @nn.compact
     def __call__(self):
-        """Returns both with two axes: the kernel or the gain [1, N], and the bias [1, N]."""
+        """Returns both with two axes: the kernel [I, O] or gain [1, O], and the bias [1, O]."""
         zeros = nn.initializers.zeros
         factor = self.param("kernel" if len(self.shape) == 2 else "scale", zeros, self.shape)
         return jnp.atleast_2d(factor), self.param("bias", zeros, self.shape[-1:])[None]
@@ -219,8 +221,9 @@ class Layer(nn.Module):
 class Layers(nn.Module):
     """Applies the layers one after another: the module of an LSTM body.
 
-    The published cell's first state is drawn from N(0, 1 / D) by `key`, for each example.  Without
-    a key, all examples begin with one state that is always the same, so that evaluations repeat.
+    The published cell's first state is drawn by `key` for each example, from a normal distribution
+    of variance 1 / D.  Without a key, all examples begin with one state that is always the same, so
+    that evaluations repeat.
     """
 
     geometry: LSTM

@@ -1,4 +1,4 @@
-"""The frozen pretrained transformer: input layer, body and output layer as one model.
+"""Defines the frozen pretrained transformer: input layer, body and output layer as one model.
 
 Its parameters are one flat dictionary, name to array; those of the body begin with `body/`.
 """
@@ -48,10 +48,10 @@ class Model(nn.Module):
             self.output = Projection(task.answers_per_query * task.classes, self.dtype)
 
     def __call__(self, tokens, key=None, first=0, **look):
-        """Maps tokens [B, T, W] or [B, T] to logits [B, A, C]; the second result is the body's.
+        """Maps tokens [B, T, W] or [B, T] to logits [B, A, C] and the body's second result.
 
-        key: draws the dropout; None for none.  first: the position of the first token.  look: what
-        the body is asked to show, see `gpt2.Stack`.
+        key: draws the dropout; None for none.  first: the position of the first token.  look: the
+        options `hidden` and `maps` of `gpt2.Stack`, which fill the second result.
         """
         body_key = input_bits = None
         if key is not None:
@@ -71,7 +71,7 @@ class Model(nn.Module):
         return dropout(embeds, self.input_dropout, bits)
 
     def read(self, tokens):
-        """Chooses the tokens that are read: the last Q, or the last Q before pads, [B, Q]."""
+        """Chooses the tokens that are read, the last but for pads: the int Q, or indices [B, Q]."""
         queries, pad = self.interface.queries, self.interface.pad
         if pad is None:
             return queries

@@ -55,8 +55,9 @@ def schedule(config: Config, step):
 
 
 def rates(config: Config, table: Table) -> dict[str, float]:
-    """Computes the rate of each trained parameter: `lr`, times the last factor of its role.
+    """Computes the learning rate of each trained parameter, `lr` times its factor in `--rates`.
 
+    Of several factors for a parameter the last one holds; without any it is 1.
     Raises UserError for a factor that applies to no parameter that is trained.
     """
     found = dict.fromkeys(roles.parse(config.train).among(table), config.lr)

@@ -1,9 +1,9 @@
 """Lists the installed packages that offer tasks.
 
 A package offers tasks by an entry point of the group `fpt.tasks`, which names a module with three
-mappings: `TASKS` and `BIRTHS` (tasks that a body is pretrained on) from the name of a task to
-"module:class", and `DERIVED` from the prefix of a name to "module:function", which makes the class
-of the task PREFIX-NAME from that of the task NAME.
+mappings: `TASKS` and `BIRTHS` (tasks that a body is pretrained on; not the births of `fpt.births`)
+from the name of a task to "module:class", and `DERIVED` from the prefix of a name to
+"module:function", which makes the class of the task PREFIX-NAME from that of the task NAME.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Makes the parameters of runs before their first step.
 
-They are drawn from seeds, loaded from a checkpoint, made anew by a birth, or taken over from the
-run that a run begins from.
+They are drawn from seeds, loaded from a checkpoint, made by a birth (see `fpt.births`), or taken
+over from the run that a run begins from.
 """
 
 from __future__ import annotations
@@ -118,14 +118,17 @@ def run_key(seed: int, name: str | None):
 
 
 class Source:
-    """Makes the parameters of runs that share a configuration but for rate, seeds and start.
+    """Makes the parameters of runs that differ only in learning rates, seeds and start.
 
     A value depends on its name and the run's seeds alone, so each is made where it is needed, in
     the dtype that it is held in, and never kept twice: a body fills most of a run's memory.
     """
 
     def __init__(self, config: Config, found: Checkpoint | None, runs: Sequence[Config] = ()):
-        """`runs` are all that share the configuration: they tell which parameters differ by run."""
+        """Reads the parameters that are loaded.
+
+        runs: all that share the configuration, which tells which parameters differ between them.
+        """
         self.config, self.dtype = config, jnp.dtype(config.dtype)
         self.table = dict(table(config.task.interface, config.geometry, config.init))
         self.trainable = roles.parse(config.train).among(self.table)
@@ -154,7 +157,7 @@ class Source:
                        if found and kept else {})
 
     def _dtype(self, name: str):
-        """Chooses the dtype of a parameter: that of the products for a block's frozen matrix."""
+        """Chooses a parameter's dtype: `config.dtype` for a block's frozen matrix, else float32."""
         frozen_matrix = self.table[name].matrix and name in self.frozen
         return self.dtype if frozen_matrix else np.float32
 
@@ -180,7 +183,10 @@ class Source:
                 for name in names}
 
     def _start(self, config: Config) -> dict[str, np.ndarray]:
-        """Reads the parameters that a run begins with, where no checkpoint or seed gives them."""
+        """Makes the parameters that a run takes over from the run that it begins from.
+
+        They are those in that run's folder, and the layers that were drawn from that run's seed.
+        """
         if config.begins not in self._starts:
             folder = Path(config.start)
             if not folder.is_dir():
@@ -199,7 +205,8 @@ class Source:
     def to_store(self, config: Config) -> list[str]:
         """Names the frozen parameters that cannot be drawn or loaded again on every machine.
 
-        They lie in the run's folder: those that an earlier run trained, and those of QR and SVD.
+        They are stored in the run's folder: those taken over from an earlier run, and those made by
+        a QR or SVD, which rounds differently on other kinds of CPU.
         """
         given = self._start(config) if config.begins else ()
         return [name for name in self.frozen if name in given or not self.table[name].exact]

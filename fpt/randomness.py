@@ -54,7 +54,7 @@ def _mix(bits):
 def keep_mask(bits, shape: tuple[int, ...], rate: float):
     """Draws a dropout mask: bool of that shape, False with probability `rate`.
 
-    Each element is a hash of its place, keyed by `bits`, uint32 [2]: cheaper than threefry, cheap
+    Each element is a hash of its index, keyed by `bits`, uint32 [2]: cheaper than threefry, cheap
     enough to be computed again in the backward pass, and the same for a run alone and in a stack.
     """
     place = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)

@@ -2,16 +2,16 @@
 
     config.json             the configuration
     metrics.jsonl           a line for each evaluation
-    trainable.safetensors   the trained parameters of the best evaluation; with the body, a model
+    trainable.safetensors   the trained parameters at the best evaluation, without the frozen ones
     trainable-<step>.safetensors  the trained parameters after that step, where --keep kept them
-    frozen.safetensors      frozen parameters whose last bits differ between kinds of CPU, if any
+    frozen.safetensors      frozen parameters that no checkpoint or seed gives again to the bit
     result.json             the result, written last: a folder that has it is finished
     state-<step>.safetensors  what a run resumes from; removed when the run is finished
     tensorboard/            the evaluations again, for a dashboard, where --log asked for them
 
-Every file appears whole or not at all.  Each run of a stack keeps its part of the stack's state;
-older parts are removed only when all runs have the newer one, so that the newest step that all runs
-have is a state of the whole stack.
+Every file appears whole or not at all.  A stack is several runs that are trained at once.  Each
+keeps its part of the stack's state; older parts are removed only when all runs have the newer one,
+so that the newest step that all runs have is a state of the whole stack.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _strict(text: str) -> Any:
-    """Parses JSON without the NaN and Infinity that Python adds to it."""
+    """Parses strict JSON; raises ValueError for NaN and Infinity, which Python's parser admits."""
     def refuse(word: str):
         raise ValueError(f"{word} is not JSON")
 
@@ -187,7 +187,10 @@ class Folder:
         return json.loads(json.dumps(self.config.record()))
 
     def check(self) -> None:
-        """Raises UserError where `config.json` states another configuration than the folder's."""
+        """Raises UserError where `config.json` states another configuration than this object's.
+
+        Paths may differ.
+        """
         stated, found = self._stated, read_json(self.path / CONFIG)
         keys = (stated.keys() | found.keys()) - {*PLACES}
         if differ := sorted(key for key in keys if stated.get(key) != found.get(key)):
@@ -215,7 +218,7 @@ class Folder:
         write_whole(self.path / METRICS, "".join(lines).encode())
 
     def write_frozen(self, values: dict[str, np.ndarray]) -> None:
-        """Writes the frozen parameters whose last bits differ between kinds of CPU."""
+        """Writes the frozen parameters that cannot be loaded or drawn again: `Source.to_store`."""
         write_whole(self.path / FROZEN, pack(values, {"digest": self.config.digest}))
 
     def write_result(self, history: list[dict], result: dict[str, Any],
@@ -272,10 +275,10 @@ class Folder:
 
 
 def ended(folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Reads the parameters that a finished run ended with, and a digest that identifies them all.
+    """Reads the parameters that a finished run results in, those of its best evaluation.
 
-    Those that can be loaded or drawn again are left out.  Raises UserError where the run is not
-    finished, or damaged.
+    Returns them without the frozen ones that can be loaded or drawn again, and a digest that covers
+    these too.  Raises UserError where the run is not finished, or damaged.
     """
     result, (trained, identity) = summary(folder)["result"], unpack(folder / TRAINABLE)
     if result.get("trainable", digest(trained)) != digest(trained):

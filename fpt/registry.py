@@ -82,7 +82,10 @@ def _executed(path: Path, base: type) -> type:
 
 
 def _remember(path: Path) -> None:
-    """Notes that a file was executed here; where that fails, a run's file is asked for again."""
+    """Records that a file was executed on this machine: loading a run permits only such a file.
+
+    Where this cannot be written, the user has to name the file again when a run is loaded.
+    """
     with contextlib.suppress(UserError):
         write_whole(_mark(sha256(path)), b"")
 

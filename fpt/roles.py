@@ -1,4 +1,4 @@
-"""Roles of parameters, and sets of roles: what a run loads and what it trains.
+"""Defines roles of parameters, and sets of roles: what a run loads and what it trains.
 
 Every parameter has exactly one role, stated in its body's table.  A set of roles is written
 `input+output+position+norm`, a role may carry a range of layers (`attention@0-5`, `norm@3`), and

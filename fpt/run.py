@@ -24,12 +24,15 @@ MEMORY_SHARE = 0.85  # of the device's memory that a stack may take
 def train(configs: Config | Iterable[Config], out: Path | str = "runs",
           data_dir: Path | str | None = None, quiet: bool = False, keep: int = 0,
           log: Log | None = None, pace: Pace | None = None) -> list[dict[str, Any]]:
-    """Trains every run that is not finished yet, in as few stacks as fit; returns their results.
+    """Trains every run that is not finished yet; returns the results of all.
+
+    Runs that differ only in learning rates, seed and start are trained at once, as a stack: as many
+    as the device's memory holds.
 
     out: the folder of run folders.  data_dir: where data lie, else `FPT_DATA`.  keep: at how many
     evenly spaced steps, the last among them, the trainable parameters are kept.  log: called after
     each evaluation with a run's folder and its history so far, the lines of metrics.jsonl;
-    `fpt.tensorboard.Tensorboard()` is one.  pace: when states are saved.
+    `fpt.tensorboard.Tensorboard()` is one.  pace: how often states are saved.
 
     A run that was killed goes on from its last state and ends in the same numbers.  A finished run
     is left alone; where the data's folder is named, the data are compared with those it was trained
@@ -72,7 +75,8 @@ def train(configs: Config | Iterable[Config], out: Path | str = "runs",
 def resolved(configs: Iterable[Config]) -> list[tuple[Config, Checkpoint | None]]:
     """Resolves configurations, each with the checkpoint that it loads from.
 
-    Raises UserError as `parameters.resolve` does, and for a seed that the body grew under.
+    Raises UserError as `parameters.resolve` does, and for a seed that a run which trained the body
+    had: see `checkpoint._seeds`.
     """
     found: dict[Config, tuple[Config, Checkpoint | None]] = {}  # by what runs of a stack share
     runs = []
@@ -127,7 +131,7 @@ def train_stack(experiment: Experiment, folders: list[records.Folder], step: int
 
 
 def summary(folder: Path, result: dict[str, Any]) -> str:
-    """Writes how a run ended, beside the best floor."""
+    """Describes how a run ended, beside its best floor: the accuracy of a trivial predictor."""
     floors = {name: value for name, value in result["floors"].items() if "/" not in name}
     floor, test = max(floors, key=floors.get), result["test"]
     also = (test["slices"] | result["figures"]).items()
@@ -185,10 +189,10 @@ def stacks(experiment: Experiment, folders: list[records.Folder]):
 def together(begun: dict[str, list[tuple[int, tuple[str, ...]]]]) -> list[tuple[int, list[str]]]:
     """Groups runs whose newest state was trained in one stack, at the newest step that all have.
 
-    begun: for each run, the step and the stack of each of its states, the newest first.  A stack
-    that was killed while it wrote has runs with a newer state than the others, which these go back
-    for.  Runs that were taken out of their stack since, and trained further, go on from where they
-    are.
+    begun: for each run, the step and the stack of each of its states, the newest first.  Where a
+    stack was killed while it wrote, some of its runs have a newer state than others; all of them go
+    back to the newest step that each of them has.  A run that was later trained without its stack
+    goes on from its own newest state.
     """
     found: dict[tuple[str, ...], list[str]] = {}
     for name, states in begun.items():

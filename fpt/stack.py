@@ -1,4 +1,4 @@
-"""Holds a stack of runs: trains them together, evaluates, keeps the best, saves, and restores."""
+"""Holds a stack of runs: trains them at once, evaluates, keeps the best, saves, and restores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ Log = Callable[[Path, list[dict[str, Any]]], None]  # takes a run's folder and i
 
 @dataclass(frozen=True)
 class Pace:
-    """Decides how many steps a dispatch takes and when states are saved, by a clock in seconds."""
+    """Decides how many steps a dispatch takes and when states are saved, by a clock in seconds.
+
+    A dispatch is one call of the compiled function that takes several steps, `Trainer.advance`.
+    """
 
     clock: Callable[[], float] = time.monotonic
     dispatch_seconds: float = 2  # a Ctrl-C waits for about as long, or for a chunk of an evaluation
@@ -112,8 +115,9 @@ class Stack:
         return pace, alive.mean() if len(alive) else math.nan, headline
 
     def evaluate(self, check: Callable[[], None], say: Callable[[str], None]) -> None:
-        """Adds a line to each run's history, and keeps the parameters of runs at their best so far.
+        """Scores every run on validation and on the probes, and adds a line to its history.
 
+        The parameters of a run whose score is its best so far are remembered in `best`.
         check: called between chunks; what it raises ends the evaluation.  say: prints a line.
         """
         trainable = self.state.trainable
@@ -158,7 +162,10 @@ class Stack:
                        for number in range(len(self.folders))]
 
     def conclude(self, check: Callable[[], None]) -> None:
-        """Evaluates every run at its best on test, and makes the results."""
+        """Evaluates every run on test and makes the results.
+
+        It is evaluated with the parameters of its best evaluation on validation.
+        """
         experiment = self.experiment
         tested, probed = self._scores(self.best, experiment.test, check)
         frozen = [digest(self._frozen(number)) for number in range(len(self.folders))]
@@ -203,7 +210,7 @@ class Stack:
         return [jax.tree.map(lambda leaf: leaf[number], host) for number in runs]
 
     def save_if_due(self) -> None:
-        """Saves the state unless that was done recently, so that writing takes a bounded time."""
+        """Saves the state unless that was done recently: saving takes a bounded share of time."""
         begun = self.pace.clock()
         if begun > self._save_due:
             self.save()

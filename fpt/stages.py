@@ -1,4 +1,7 @@
-"""Trains in stages: each begins where the one before ended, and may train other roles."""
+"""Trains in stages: each begins where the one before ended, and may train other roles.
+
+Where a run ended means the parameters of its best evaluation on validation.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ def following(folder: Path | str, task_file: Path | str | None = None, **changes
 
 
 def applying(rates: Sequence[str], train: str) -> tuple[str, ...]:
-    """Chooses the factors of the rate, `norm=0.1` for example, of roles that a set trains."""
+    """Chooses those factors of the learning rate, such as norm=0.1, whose roles `train` names."""
     trained = roles.parse(train).roles
     return tuple(text for text in rates if roles.parse(text.partition("=")[0]).roles & trained)
 
@@ -68,7 +71,7 @@ def train_stages(configs: Sequence[Config], stages: Sequence[Stage], out: Path |
     """Trains runs in several stages, one after another; returns the results of the last stage.
 
     Every stage is a run with a folder of its own, as if it had been trained by itself from the
-    folder of the one before.  Factors of the rate apply in the stages that train their roles.
+    folder of the one before.  Factors of the learning rate apply in stages that train their roles.
     settings: those of `fpt.train`.  Raises UserError before the first stage for one that cannot be.
     """
     planned = [[dataclasses.replace(config, train=stage.train, steps=stage.steps,

@@ -1,18 +1,19 @@
-"""Defines the contract between a task and everything that trains on it, evaluates it or draws it.
+"""Defines the contract between a task and everything that trains on it, evaluates it or plots it.
 
 A task is a frozen dataclass whose fields are its sizes: each becomes an option of the commands and
 part of a run's identity, and has a plain value as its default: a number, a text, None, or a tuple
 of them.  A task describes its tokens and answers to the model (`interface`), loads its fixed
-splits, draws training batches on the device, and computes what trivial predictors reach.  Loss and
-accuracy are the same for every task: integer cross-entropy and argmax over
-`logits[batch, answer, class]`.
+splits, draws training batches on the device, and computes the accuracies that trivial predictors
+reach, called floors.  Loss and accuracy are the same for every task: integer cross-entropy and
+argmax over `logits[batch, answer, class]`.
 
 The commands import this module and the classes that implement it for `--help`: jax is imported
 inside the methods that run on the device, never at the top.
 
 Shapes in the whole package: B batch, N examples, T tokens, W width of a continuous token, D width
-of the body, H heads, L layers, R runs of a stack, Q queries, A answers (Q x answers per query),
-C classes.
+of the body, H heads, L layers, R runs of a stack (runs that are trained at once), Q queries (the
+tokens whose hidden states the output layer reads, in short the tokens that are read), A answers
+(Q x answers per query), C classes.
 """
 
 from __future__ import annotations
@@ -95,16 +96,16 @@ class Task(ABC):
     @property
     @abstractmethod
     def interface(self) -> Interface:
-        """Describes the tokens and the answers to the model, for the task's sizes."""
+        """Describes what a model must know of the task in its sizes: its tokens and its answers."""
 
     @abstractmethod
     def load(self, folder: Path | None, report: Callable[[str], None] = print) -> dict[str, Split]:
         """Loads the splits as host arrays: `validation`, `test`, the `probes`, and perhaps `train`.
 
-        `train` holds the examples that `draw` takes batches from, and is left out where `draw`
-        makes them from the key alone.  `folder` is what `--data-dir` or `FPT_DATA` names, or None.
-        `report` takes progress, a line at a time.  Raises UserError where data are missing, short
-        or corrupt.
+        The `probes` are further splits that runs are scored on.  `train` holds the examples that
+        `draw` takes batches from, and is left out where `draw` makes them from the random key
+        alone.  `folder` is what `--data-dir` or `FPT_DATA` names, or None.  `report` takes
+        progress, a line at a time.  Raises UserError where data are missing, short or corrupt.
         """
 
     @abstractmethod
@@ -120,10 +121,10 @@ class Task(ABC):
 
     @abstractmethod
     def floors(self, data: dict[str, Split], examples: Split) -> dict[str, float]:
-        """Computes the accuracy that trivial predictors reach on `examples`, by their names.
+        """Computes the floors: the accuracies of trivial predictors on `examples`, by predictor.
 
-        They may be fitted on data's `train`.  The floor of one of the `slices` alone is named
-        `slice/predictor`; at least one floor is of all examples.
+        A predictor may be fitted on data's `train`.  A floor on one of the `slices` alone is named
+        `slice/predictor`; at least one floor is on all answers.
         """
 
     @abstractmethod
@@ -135,47 +136,54 @@ class Task(ABC):
         """Writes one stored input and its targets [A] as text that a person can read."""
 
     def rank(self, score: Mapping[str, Any]) -> tuple:
-        """Orders evaluations on validation, the greater the better: here by their accuracy.
+        """Returns a sort key of a score on validation, the greater the better: here its accuracy.
 
         A score whose loss is None, that of a run which has diverged, comes last.
         """
         return (False, 0.0) if score["loss"] is None else (True, score["accuracy"])
 
     def symbols(self, inputs):
-        """Turns stored inputs [B, ...] into symbols that pretraining on inputs learns to predict.
+        """Turns stored inputs [B, ...] into the symbols of each token, which `self-NAME` predicts.
 
-        That is int32 [B, T, S] in 0 .. levels - 1, or UNSCORED; traced by jax.  Only the tasks
-        `self-NAME` need this method.
+        They are int32 [B, T, S] in 0 .. levels - 1, or UNSCORED; S is W, or 1 where tokens are
+        symbols; traced by jax.  A task needs this method only if `self-NAME`, next-token prediction
+        on its inputs, is to be derived from it.
         """
         raise NotImplementedError
 
     def headline(self, score: dict[str, Any], probes: dict[str, dict[str, Any]]) -> str:
-        """Sums up the scores on validation and on the probes in a few words, for a progress bar."""
+        """Sums up the scores on validation and on the probes in a few words, for a progress bar.
+
+        Probes are the task's additional splits that are scored at each evaluation.
+        """
         return f"val {score['accuracy']:.3f}"
 
     def figures(self, data: dict[str, Split], examples: Split, score: dict[str, Any],
                 probes: dict[str, dict[str, Any]]) -> dict[str, float]:
-        """Computes further figures by name from the scores on `examples` and on the probes."""
+        """Computes further figures, by name, from the score on `examples` and those on `probes`."""
         return {}
 
     def slices(self, inputs) -> dict[str, Any]:
-        """Divides the answers to stored inputs [N, ...] into named parts, each bool [N, A].
+        """Marks named parts of the A answers to each of the stored inputs [N, ...]: bool [N, A].
 
-        The accuracy on each part is reported beside that on all answers.
+        The accuracy on each part is reported beside that on all answers.  Parts may overlap, and
+        some answers may be in none.
         """
         return {}
 
     def answer_tokens(self, inputs) -> dict[str, Any]:
-        """Marks the input tokens that each query is answered from, under a name: bool [N, Q, T].
+        """Returns masks of the tokens of stored inputs [N, ...] by name, each bool [N, Q, T].
 
-        The first mask marks what a model has to look at; others are there to compare it with.
+        A query is a token whose hidden state the output layer reads.  The first mask marks, for
+        each query, the tokens that a model has to look at to answer there; others are there to
+        compare it with.
         """
         return {}
 
     def picture(self, example) -> Any:
-        """Draws one stored input as the picture that `grid` divides: uint8 [height, width, 1 or 3].
+        """Draws one stored input as a picture: uint8 [height, width, 1 or 3].
 
-        There is none without a grid.
+        `grid` divides it into patches, one for each token; a task without a grid returns None.
         """
         return None
 
@@ -184,6 +192,6 @@ class Task(ABC):
         return {}
 
     def settings(self) -> dict[str, Any]:
-        """Gives the sizes by name, as they are hashed and recorded."""
+        """Returns the sizes (the fields and the `retired` ones) by name, as hashed and recorded."""
         sizes = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**sizes, **self.retired}

@@ -13,7 +13,7 @@ FOLDER = "tensorboard"  # in a run's folder
 
 
 class Tensorboard:
-    """Writes the scalars of each evaluation into the run's folder, as the `log` of `fpt.train`.
+    """Writes the scalars of each evaluation into the run's folder; give it to `fpt.train` as `log`.
 
     Raises UserError where tensorboardX is not installed.
     """

@@ -1,13 +1,14 @@
-"""Training: one step, many steps in one dispatch, and many runs in one step.
+"""Trains runs: many steps in one call of a compiled function, and several runs in one step.
 
-The freeze is in the signature.  Parameters are split once into `trainable` and `frozen`; the loss
-is a function of (trainable, frozen, batch, key) and its gradient is taken of the first argument
-alone, so a frozen matrix has no gradient that could be computed, no optimiser state that could be
-stored, and no way to move.
+Parameters are frozen by the signature of the loss.  They are split once into `trainable` and
+`frozen`; the loss is a function of (trainable, frozen, batch, key) and is differentiated with
+respect to its first argument alone, so a frozen matrix has no gradient that could be computed, no
+optimiser state that could be stored, and no way to move.
 
-A stack is several runs of one shape around one body.  `step` is written for one run and mapped over
-the runs' axis R: what belongs to a run (State, Condition) has that axis, a frozen body that runs
-share has not, and its matrix products then fold into larger ones.  A single run is a stack of one.
+A stack is several runs of one shape around one body, trained at once.  `step` is written for one
+run and mapped over the runs' axis R.  What belongs to a run (State, Condition) has that axis; a
+frozen body that the runs share does not, and so its matrix products fold into larger ones.  A
+single run is a stack of one.
 """
 
 from __future__ import annotations
@@ -35,14 +36,18 @@ NEVER = -1
 
 
 class Condition(NamedTuple):
-    """Holds what sets the runs of a stack apart: their keys and their learning rates."""
+    """Holds what differs between the runs of a stack: their keys and their learning rates.
+
+    A condition in `scripts.recorded` is something else: a group of runs alike but for their seeds.
+    """
 
     key: Any  # [R] typed keys, from the runs' seeds
     rates: dict[str, Any]  # learning rate of each trainable parameter, [R] float32
 
 
 class State(NamedTuple):
-    """Holds what training changes: parameters, optimiser state and sums, of all runs of a stack."""
+    """Holds what training changes in the runs of a stack: parameters, optimiser state, and the sums
+    of loss and accuracy since the last evaluation."""
 
     trainable: dict  # name -> [R, ...] float32
     moments: Any  # the optimiser state, [R, ...]
@@ -55,7 +60,8 @@ class State(NamedTuple):
 class Trainer:
     """Compiles the functions that train and evaluate stacks of one size.
 
-    Rates, seeds and step counts are values: nothing compiles twice.
+    Learning rates, seeds and step counts are arguments of the compiled functions, so that changing
+    them compiles nothing again.
     """
 
     model: Model
@@ -69,7 +75,7 @@ class Trainer:
         return self.config.task
 
     def condition(self, configs: list[Config]) -> Condition:
-        """Returns each run's key [R], and the learning rate of each parameter by its name, [R]."""
+        """Returns the runs' keys [R], and the learning rates [R] of each parameter by its name."""
         found = [rates(config, self.table) for config in configs]
         return Condition(
             jnp.stack([run_key(config.seed, config.stream) for config in configs]),
@@ -78,8 +84,9 @@ class Trainer:
     def loss(self, trainable, frozen, batch: Batch, key=None):
         """Computes mean cross-entropy over a batch's answers, and accuracy; `key` draws dropout.
 
-        A batch that may begin anywhere begins at a position drawn anew for each step, more often at
-        the first and the last possible one, so that all rows of the table are trained about alike.
+        In training (with a key), the first token of a batch marked `anywhere` gets a position drawn
+        anew for each step, more often the least and the greatest that leave room for all tokens, so
+        that all rows of the position table are trained about alike.
         """
         first, positions = 0, self.model.geometry.positions
         if batch.anywhere and key is not None and positions is not None:
@@ -95,10 +102,10 @@ class Trainer:
         return losses.mean(where=scored), right.mean(where=scored)
 
     def gradient(self, trainable, frozen, batch: Batch, key):
-        """Computes ((loss, accuracy), gradient by the trainables) of a batch.
+        """Computes ((loss, accuracy), gradient with respect to `trainable`) of a batch.
 
-        With `accumulate`, it is computed in parts of as many examples.  Each part counts by its
-        share of the batch's scored answers, so the sum is the gradient of the whole batch.
+        The batch is computed in `accumulate` equal parts, one after another.  Each part counts by
+        its share of the batch's scored answers, so the sum is the gradient of the whole batch.
         """
         count = self.config.accumulate
         value_and_gradient = jax.value_and_grad(self.loss, has_aux=True)
@@ -123,7 +130,7 @@ class Trainer:
 
     def step(self, frozen, train: Split | None, condition: Condition, state: State, number
              ) -> State:
-        """Takes one step of one run: draw a batch, differentiate by the trainables, clip, move."""
+        """Takes one step of one run: draws a batch, clips its gradient, moves the trainables."""
         data = stream(condition.key, "data")
         batch = self.task.draw(train, data, number, self.config.batch)
         key = jax.random.fold_in(stream(condition.key, "dropout"), number)
@@ -153,10 +160,11 @@ class Trainer:
 
     @cached_property
     def advance(self):
-        """Maps (frozen, train, condition, state, first, count) to the state `count` steps on.
+        """Returns the compiled function (frozen, train, condition, state, first, count) -> state.
 
-        The count is a value of a loop, not the length of a scan: dispatches of any length run the
-        same compiled code, so where a run is interrupted cannot change its numbers.
+        It takes `count` steps, numbered from `first`.  As `count` bounds a loop at run time and is
+        not the length of a scan, calls for any number of steps run the same compiled code, so where
+        a run is interrupted cannot change its numbers.
         """
         steps = self._mapped(self.step, (self.axes, None, 0, 0, None))
 
@@ -178,9 +186,10 @@ class Trainer:
 
     @cached_property
     def answer(self):
-        """Maps (frozen, trainable [R, ...], inputs [N, ...], targets [N, A]) to what runs answer:
+        """Returns the compiled function by which the runs of a stack answer, without dropout.
 
-        predictions [R, N, A] and mean losses [R, N], without dropout.
+        It maps (frozen, trainable [R, ...], inputs [N, ...], targets [N, A]) to predictions
+        [R, N, A] and mean losses [R, N].
         """
 
         def answer(frozen, trainable, inputs, targets):
@@ -213,7 +222,7 @@ def _compiler_options() -> dict[str, str]:
 
 @jax.jit
 def restart(state: State) -> State:
-    """Sets the sums of a state to zero, as after an evaluation."""
+    """Sets the sums of loss and accuracy in a state to zero, as after an evaluation."""
     zeros = jnp.zeros_like
     return state._replace(loss=zeros(state.loss), accuracy=zeros(state.accuracy))
 

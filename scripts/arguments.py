@@ -49,7 +49,7 @@ class _Parser(argparse.ArgumentParser):
                          **settings)
 
     def parse_known_args(self, arguments, namespace=None):
-        """Takes --eval_every for --eval-every too."""
+        """Accepts underscores for hyphens in the names of options: --eval_every as --eval-every."""
         hyphened = (re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), argument)
                     for argument in arguments)
         return super().parse_known_args(list(hyphened), namespace)
@@ -92,8 +92,9 @@ def parsed(options: type[Options], arguments: Sequence[str], program: str) -> Op
 
 def read(options: type[Options], others: Sequence[Option], arguments: Sequence[str], program: str,
          about: str) -> tuple[Options, dict[str, Any]]:
-    """Reads arguments as an instance of a dataclass, and the stated values of `others` by name.
+    """Reads arguments as an instance of a dataclass; also returns the values of further options.
 
+    others: the further options; those that the command line states are in the dictionary, by name.
     about: the text above the help.  Raises UserError for what cannot be read.
     """
     own = options_of(options)

@@ -22,7 +22,7 @@ from scripts.options import keep_compiled
 MAPS = "attention.npz"  # beside what `recorded.ATTENTION` names
 MOST_EXAMPLES = 1_000
 # Unless options say otherwise: tokens of all examples that are measured on, and that heads are
-# taken out on; and weights of all examples' maps at one step.
+# ablated on; and weights of all examples' maps at one step.
 TOKENS_MEASURED, TOKENS_ABLATED, WEIGHTS_STORED = 131_072, 32_768, 2**26
 DIGITS = 6  # of a measure
 
@@ -36,7 +36,8 @@ class Options(RunOptions):
     """
 
     runs: tuple[Path, ...] = field(default=(), metadata=POSITIONAL)
-    """Names the folders of finished runs of one task: a run and its random twin, say."""
+    """Names the folders of finished runs of one task, for example a run and the same run with a
+    random body."""
     split: str = "test"
     """Names the split that the examples come from: test, validation, or train where the task has
     one."""
@@ -44,20 +45,21 @@ class Options(RunOptions):
     """Sets the number of examples to measure on; None means 1,000, or fewer where they have over
     131 tokens."""
     ablated: int | None = None
-    """Sets the number of examples to take heads out on, 0 for none; None means 1,000, or fewer
-    where they have over 32 tokens."""
+    """Sets the number of examples on which each head in turn is ablated, 0 for none; None means
+    1,000, or fewer where they have over 32 tokens."""
     smallest: bool = False
-    """Searches greedily for few heads that keep 95% of the accuracy above the best floor."""
+    """Searches greedily for a small set of heads that, with all others ablated, keeps 95% of the
+    accuracy above that of the best trivial predictor."""
     examples: tuple[int, ...] | None = None
-    """Numbers the examples whose own maps are written; None means the first four, or fewer where
-    they are long."""
+    """Gives the numbers, from 0, of the examples whose own maps are written beside the mean maps;
+    None means the first four, or fewer where they are long."""
     study: str | None = None
     """Prints the tables of a study in results/records, instead of measuring runs."""
     task: str | None = None
     """Names one task of the --study."""
     to: Path | None = None
-    """Names the file that the tables of the --study are written to, .md, or a picture of one task,
-    .svg or .png."""
+    """Names a file to write the --study to: its tables (.md), or a picture of one task (.svg or
+    .png). None prints the tables."""
 
 
 def main(arguments: list[str]) -> None:
@@ -158,8 +160,8 @@ def _measure(loaded, options: Options) -> dict[str, Any]:
 
 
 def _ablated(loaded, data, split, measured, smallest: bool) -> dict[str, Any]:
-    """Measures what is lost without each head, replaced by zero and by its mean, and how this goes
-    with the head's mass on the answer."""
+    """Measures what is lost when a head's output is replaced by zero or by its mean, and how this
+    correlates with the head's mass: its attention weight on the tokens that hold the answer."""
     from fpt import ablation, attention
 
     heads, name = loaded.geometry.layers * loaded.geometry.heads, loaded.folder.name

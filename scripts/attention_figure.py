@@ -16,11 +16,12 @@ MOST = 6  # bodies beside each other
 
 
 def draw(runs: list[Run], kind: str) -> bytes:
-    """Draws one task's runs: above, each head's mass on the answer; below, how much the loss grows
-    without the head.
+    """Draws one task's runs: above, each head's mass (its attention weight on the tokens that hold
+    the answer); below, how much the loss grows without the head.
 
-    Each condition is shown by its first seed at the rate that validation chooses.  Returns the
-    content of the picture's file: the same runs and versions give the same bytes.
+    Each condition is shown by its first seed, at the learning rate that is best on validation for
+    that seed.  Returns the content of the picture's file: the same runs and versions give the same
+    bytes.
     """
     shown = [run for run in runs if run.get("attention", {}).get("correlation")]
     if not shown:

@@ -122,7 +122,7 @@ def tables(runs: list[Run]) -> str:
 
 
 def _tables(runs: list[Run]) -> str:
-    """Writes the two tables of a task: what is needed, and what heads attend to."""
+    """Writes the two tables of a task: which heads are needed, and what heads attend to."""
     first = runs[0]["attention"]
     answer = first["answer"]
     needs = [["condition", "rate", "seeds", "test",
@@ -208,7 +208,7 @@ def _interval(rho: dict[str, float | None] | None) -> str:
 
 
 def _several(rhos: list[dict[str, float | None] | None]) -> str:
-    """Writes the mean over seeds, and how many of the intervals leave out zero."""
+    """Writes the mean over seeds of a rank correlation, and how many 95% intervals exclude zero."""
     there = [rho for rho in rhos if rho and rho["rho"] is not None]
     clear = [rho for rho in there if rho["low"] is not None and rho["low"] * rho["high"] > 0]
     if not there:

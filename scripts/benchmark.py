@@ -44,20 +44,21 @@ class Options:
     dtype: tuple[str, ...] = DTYPES
     """Names the number formats of the frozen matrices and of all matrix products."""
     body: str = "gpt2"
-    """Names the geometry of the body."""
+    """Names the GPT-2 whose sizes the body has (its weights are random): gpt2-mini, gpt2,
+    gpt2-medium, gpt2-large or gpt2-xl."""
     against: str | None = None
-    """Names the side to compare with: `torch`, the same step in torch, or `alone`, the runs of a
-    --stack one after another."""
+    """Names what this code is compared with: `torch`, the same step in torch, or `alone`, the runs
+    of a --stack one after another."""
     stack: int = 1
     """Sets the number of runs that are trained at once."""
     turns: int = 7
-    """Sets the number of turns of each side."""
+    """Sets how many times this code is timed, by turns with what it is compared with."""
     seconds: float = 4.0
-    """Sets roughly how many seconds a turn takes."""
+    """Sets roughly how many seconds one timing takes."""
     batch: int | None = None
     """Sets the number of examples in a step; None means the batches named above."""
     json: Path | None = None
-    """Names a file for the figures."""
+    """Names a file that the measured numbers are written to as JSON."""
 
 
 class Side:
@@ -94,11 +95,11 @@ class Side:
 
 
 def model_flops(task: Task, geometry: GPT2, batch: int) -> float:
-    """Counts the floating-point operations of one step.
+    """Counts the floating-point operations of one step, the optimiser's left out.
 
-    fpt: each frozen product forward and by its input; of the last block, what read tokens need.
-    Pretraining: each product forward, by its input and by its weights, the token table's included.
-    The optimiser's are left out.
+    With a frozen body, each product counts forward and for the gradient of its input; in the last
+    block, only what is needed at the tokens that the output is read from.  In pretraining, each
+    product, with the token table too, counts forward and for the gradients of input and weights.
     """
     width, tokens, read = geometry.width, task.interface.tokens, task.interface.queries
     attention = 4 * tokens * width  # per query: scores and mixture over all tokens
@@ -147,7 +148,7 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
 
 
 def check(options: Options) -> None:
-    """Raises UserError for options that cannot be."""
+    """Raises UserError for options that are invalid or exclude each other."""
     from fpt.gpt2 import BODIES
 
     for name in options.tasks:

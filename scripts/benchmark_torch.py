@@ -16,8 +16,11 @@ from fpt.gpt2_config import write_geometry
 
 
 def serve(steps: Callable[[int], None], ready: dict[str, float]) -> None:
-    """Answers a benchmark: first with `ready`, then each number of steps on standard input with
-    seconds per step, and at the end of the input with the peak memory."""
+    """Serves a benchmark over standard input and output, in lines of JSON.
+
+    Prints `ready`; then, for each line of input, takes that number of steps and prints the seconds
+    per step; and at the end of the input prints the peak memory.
+    """
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         begun = time.perf_counter()

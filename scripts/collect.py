@@ -57,7 +57,11 @@ def main(arguments: list[str]) -> None:
 
 
 def _looked_into(folder: Path) -> dict[str, Any]:
-    """Returns what scripts.attention found in the heads of a run, if the run was looked into."""
+    """Returns, as `attention`, what scripts.attention found in the heads of a run.
+
+    Returns {} for a run that it has not measured.  Raises UserError where it has measured other
+    weights than the run's.
+    """
     if not (folder / recorded.ATTENTION).exists():
         return {}
     from fpt.records import TRAINABLE

@@ -1,5 +1,5 @@
-"""Holds what the commands share: how they fail, how they name a task, and what a task's defaults
-reach."""
+"""Holds what the commands share: how they fail, how they name a task, and which results of a task's
+default settings are on record."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raises KeyboardInterrupt; a little later where the garbage collector has called jax, since
-    the collector would swallow it."""
+    """Raises KeyboardInterrupt.  Where the signal arrives in a callback of jax that the garbage
+    collector runs, which would swallow the exception, sends it again a little later."""
     while frame:
         if frame.f_code.co_name == "_xla_gc_callback":
             threading.Timer(0.01, os.kill, [os.getpid(), number]).start()
@@ -82,7 +82,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _fail(error: UserError | str) -> NoReturn:
-    """Prints a mistake as one line, also where a name in it has several, and ends the command."""
+    """Prints a mistake as one line, whatever line breaks its text has, and ends the command."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
 
@@ -140,7 +140,7 @@ class RunOptions:
     data_dir: Path | None = None
     """Names the folder of the data; None means the one that FPT_DATA names."""
     body: Path | None = None
-    """Names the folder in which the run's body lies now; None means where it lay."""
+    """Names the folder that holds the run's body now; None means the one that the run recorded."""
     task_file: Path | None = None
     """Names the file that defines the run's task, needed if it is a task of your own whose file has
     not been executed here before."""
@@ -176,7 +176,7 @@ def scored_split(task: Task, data: Mapping[str, Split], name: str) -> Split:
 
 @dataclass(frozen=True)
 class Expected:
-    """Holds what the default settings of a task reach: means over the seeds of the study
+    """Holds the results on record of a task's default settings: means over the seeds of the study
     `defaults`."""
 
     accuracy: float  # on test
@@ -185,9 +185,10 @@ class Expected:
 
 
 def expected(task: type[Task], load: str = "body") -> Expected | None:
-    """Reads what a task's laptop preset reaches with the body's weights, or without: `load` none.
+    """Reads the results on record of a task's laptop preset.
 
-    Returns None where no run of exactly these settings is on record.
+    load: "body" for the body's weights, "none" for a random body.  Returns None where no run of
+    exactly these settings is on record.
     """
     wanted = Config.preset(task(), load=load).record()
     weights = SHIPPED / wanted["body"] / "model.safetensors"
@@ -209,7 +210,7 @@ def expected(task: type[Task], load: str = "body") -> Expected | None:
 
 
 def table() -> str:
-    """Lists the tasks with their default settings and what these reach, as a markdown table."""
+    """Lists the tasks, their default settings and the results on record, as a markdown table."""
     rows = [("task", "tokens", "body", "batch", "steps", "rate", "eval", "test", "random", "floor",
              "min")]
     for name in tasks.TASKS:

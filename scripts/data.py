@@ -15,12 +15,13 @@ from scripts.command import chosen_task, run, scored_split
 
 @dataclass(frozen=True)
 class Options:
-    """Prepares a task's data and prints their splits, shapes, floors and an example."""
+    """Prepares a task's data and prints their splits, shapes, floors (the accuracies of trivial
+    predictors) and an example."""
 
     split: str = "test"
     """Names the split whose floors and example are shown."""
     example: int = 0
-    """Numbers the example that is shown, from 0."""
+    """Gives the number, from 0, of the example that is shown."""
     preset: str = "laptop"
     """Names the preset that the sizes come from: `laptop` or `paper`."""
     data_dir: Path | None = None

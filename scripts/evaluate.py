@@ -14,15 +14,16 @@ from scripts.command import RunOptions, run, scored_split
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RunOptions):
-    """Evaluates a finished run on a split and prints accuracy, loss and floors as JSON."""
+    """Evaluates a finished run on a split and prints accuracy, loss and floors (the accuracies of
+    trivial predictors) as JSON."""
 
     run: Path = field(metadata=POSITIONAL)
     """Names the folder of a finished run."""
     split: str = "test"
     """Names the split: test, validation, or train where the task has one."""
     examples: int | None = None
-    """Evaluates a fixed sample of this many examples, which holds every smaller one; None means all
-    of the split."""
+    """Evaluates a fixed sample of this many examples; a larger sample contains all smaller ones.
+    None means all of the split."""
     predictions: Path | None = None
     """Names a file for the predictions and targets of each example, one JSON object a line."""
     export: Path | None = None

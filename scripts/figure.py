@@ -23,8 +23,8 @@ MOST = len(COLOURS) * len(LINES)
 
 @dataclass(frozen=True)
 class Options:
-    """Draws accuracy on validation by training step, a line for each run, with the floors that
-    apply. Runs that differ by their seed alone share a colour."""
+    """Draws accuracy on validation by training step, a line for each run, and as dashed lines the
+    accuracies of trivial predictors. Runs that differ by their seed alone share a colour."""
 
     runs: tuple[Path, ...] = field(default=(), metadata=POSITIONAL)
     """Names the folders of finished runs."""
@@ -33,10 +33,11 @@ class Options:
     task: str | None = None
     """Names the task, where there are runs of several."""
     part: str | None = None
-    """Names a slice of the answers, `hidden` of bit memory say; None means all answers."""
+    """Draws the accuracy on one slice of the answers alone, such as `hidden`, the hidden bits of
+    bit-memory; None means all answers."""
     chosen: bool = False
-    """Draws only the runs at the rate that validation chooses for each condition, on its first
-    seed."""
+    """Draws, of runs alike but for seed and learning rate, all seeds at one rate: the best on
+    validation for the first seed."""
     to: Path | None = None
     """Names the file of the picture, .svg or .png; None means curve.svg in the folder of the first
     run."""
@@ -102,9 +103,9 @@ def draw(groups: dict[str, list[Run]], part: str | None, kind: str) -> bytes:
 
 
 def plotting(size: int):
-    """Prepares matplotlib for files that nothing but the drawing decides; returns its pyplot.
+    """Prepares matplotlib to draw files, with no display and no random ids; returns its pyplot.
 
-    size: of the letters, in points.
+    size: of the font, in points.
     """
     import matplotlib
 

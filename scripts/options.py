@@ -1,4 +1,4 @@
-"""Makes configurations of the command line of a training, and trains them."""
+"""Reads the configurations of runs from a training command line, and trains the runs."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class Options:
     """Begins where the finished run in this folder ended, with its parameters and its settings; the
     other options change what is trained, and how."""
     stages: tuple[str, ...] = ()
-    """Trains in stages, one after another, each stated as roles and steps: output:500 fpt:2000
-    all:2000 unfreezes gradually. Takes the place of --train and --steps."""
+    """Trains in stages, one after another, each stated as what it trains (as in --train) and its
+    steps: output:500 fpt:2000 all:2000 unfreezes gradually. Takes the place of --train and
+    --steps."""
 
 
 Chosen = TypeVar("Chosen", bound=Options)
@@ -54,8 +55,8 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
                    **settings: Any) -> tuple[list[Config], Chosen]:
     """Reads the configurations of the runs and the options that a command line states.
 
-    settings: defaults that differ from those of the task's preset.  Raises UserError for values
-    that cannot be.
+    settings: defaults that differ from those of the task's preset.  Raises UserError for invalid
+    values.
     """
     early = ahead(arguments, program)
     usual = (_begun(early.from_, task_class, file) if early.from_ else
@@ -87,7 +88,10 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
 
 
 def _begun(folder: Path, task_class: type[Task], file: Path | None) -> Config:
-    """Reads the configuration of the run that a command begins from, of the same task."""
+    """Reads the configuration of the run that a command begins from.
+
+    Raises UserError for a run of another task.
+    """
     from fpt.load import configuration
 
     config = configuration(folder, {"task_file": file})
@@ -111,7 +115,10 @@ def keep_compiled() -> None:
 
 
 def train_all(configs: list[Config], options: Options) -> list[dict[str, Any]]:
-    """Trains runs as `fpt.train` does; Ctrl-C says how to go on."""
+    """Trains runs as `fpt.train` does, in stages if asked.
+
+    At Ctrl-C, raises KeyboardInterrupt with a text that says how to resume.
+    """
     log = _log(options.log)
     from fpt.interrupt import Interrupted
     from fpt.run import train

@@ -28,11 +28,11 @@ class Options(RunOptions):
     open: bool = False
     """Shows the page in the browser."""
     beside: tuple[Path, ...] = ()
-    """Names the folders of other runs of the same task, the random twin say, to be compared with
-    the run."""
+    """Names the folders of other runs of the same task, of one with a random body say, to be
+    compared with the run."""
     examples: tuple[int, ...] = ()
-    """Numbers the examples of the test split that are shown; without any, four are chosen, two of
-    them answered wrong if there are such."""
+    """Gives the numbers, from 0, of the examples of the test split to show; without any, four are
+    chosen, two of them answered wrong if there are such."""
     head: tuple[str, ...] = ()
     """Names heads as LAYER.HEAD, from 0, whose whole maps are kept first where a page has no room
     for all."""

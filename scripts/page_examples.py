@@ -1,5 +1,5 @@
-"""Describes examples for a page: what their tokens are, which are read, where the answer lies, and
-what a model answers."""
+"""Describes examples for a page: what their tokens are, from which of them the output is read,
+where the answer lies, and what a model answers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def some(run: LoadedRun, sample: Split, numbers: np.ndarray, total: int) -> list
     """Chooses examples of a test split of `total` and returns their numbers: half of them answered
     wrong, as far as there are any.
 
-    sample, numbers: the examples to choose from, as `splits.sample` and `sampled` give them.  The
-    first that fit are taken, in the order in which ever larger samples hold them: the first of the
-    split may be too regular to show anything.
+    sample, numbers: the examples to choose from, as `splits.sample` and `sampled` give them.  They
+    are taken in the order in which samples of growing size include them, since the first examples
+    of the split itself may be too regular to show anything.
     """
     predictions, _ = answers(run.trainer, run.frozen, run.trainable, sample)
     right = ((predictions[0] == sample.targets) | (sample.targets == UNSCORED)).all(axis=1)
@@ -60,7 +60,7 @@ def describe(task: Task, inputs: np.ndarray, targets: np.ndarray, number: int) -
 
 
 def _places(mask: np.ndarray) -> list[list[int]]:
-    """Lists, for each token that is read, the tokens that a mask [Q, T] marks."""
+    """Lists, for each token that the output is read from, the tokens that a mask [Q, T] marks."""
     return [np.flatnonzero(row).tolist() for row in mask]
 
 
@@ -70,7 +70,10 @@ def _hexadecimal(picture: np.ndarray) -> str:
 
 
 def describe_mean(task: Task, sample: Split, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Describes the mean of a sample as `describe` does an example, by what all examples share."""
+    """Describes what all examples of a sample have in common, in the form that `describe` returns.
+
+    It goes with the mean of their attention maps.
+    """
     asked, labels = task.interface, examples[0]["labels"]
     tokens, aligned = asked.tokens, asked.pad is None
     if not aligned:

@@ -1,4 +1,5 @@
-"""Fills the templates of the page of a run and of the index of runs, and names folders for them."""
+"""Fills the templates of the page of a run and of the index of runs, and shortens the paths of the
+folders that these name."""
 
 from __future__ import annotations
 
@@ -19,5 +20,5 @@ def fill(template: str, **content: Any) -> str:
 
 
 def shareable(folder: Path) -> str:
-    """Names a folder for a page that others will see: an absolute path by its last name alone."""
+    """Returns a folder's name on a page that others will see: of an absolute path the last part."""
     return folder.name if folder.is_absolute() else str(folder)

@@ -134,11 +134,10 @@ def _accuracy(value: float | None) -> float | None:
 
 
 def _tell_apart(runs: list[dict[str, Any]]) -> None:
-    """Keeps of each run's settings the columns and, as `also`, those in which it differs from
-    another run of its task.
+    """Replaces the settings of each run, in place, by those that the index shows as COLUMNS.
 
-    Adds `words`: the columns as a legend writes them, without what the name of a body says by
-    itself.
+    Others in which a run differs from another run of its task go under its `also`.  Its `words` are
+    the columns as a legend writes them: see `recorded.word`.
     """
     values: dict[tuple[Any, str], set[Any]] = {}
     for run in runs:

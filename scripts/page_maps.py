@@ -2,12 +2,12 @@
 
 A *view* is what one model shows on one example, or on the mean of many: a map for each layer and
 head.  Its *grid* holds all of them, in blocks of tokens where there are more than 64.  Beside a
-grid in blocks lie the rows of the tokens that are read, token by token, and the whole map of as
-many heads as the page has room for.
+grid in blocks lie, token by token, the rows of the tokens that are read (those from whose hidden
+states the output is computed), and the whole map of as many heads as the page has room for.
 
 Only what is not above the diagonal is stored: for each map and row the largest weight, float32,
-then each weight as a part of it, a whole number of 16 or 8 bits, the high bytes before the low
-ones; deflated, in base64.
+then each weight as a fraction of it, rounded to a whole number of 16 or 8 bits, the high bytes
+before the low ones; deflated, in base64.
 """
 
 from __future__ import annotations
@@ -141,9 +141,9 @@ def pack(moments: Sequence[Sequence[View]], first: int, asked: Sequence[Head],
     """Packs the views of each model into `room` bytes, and returns where each is stored; None for a
     view that is left out.
 
-    first: the model that matters most.  asked: heads whose whole maps are kept before all others,
-    of each model on each example.  ranked: heads whose whole maps are kept as far as there is room,
-    of the first model on its first and last view.
+    first: the number of the model that matters most.  asked: heads whose whole maps are kept before
+    all others, in all views.  ranked: heads whose whole maps are kept as far as there is room, in
+    the first and the last view of model `first` alone.
     """
     store = Store()
     chosen = plan([view for views in moments for view in views], room)

@@ -32,8 +32,8 @@ class Moment:
 def quantities(task: Task, masks: Sequence[str], moments: Sequence[Moment],
                measures: Sequence[attention.Measures],
                found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    """Lists everything that is known of each head: a table [L][H] for each moment, by its number,
-    and for other steps.
+    """Lists the measures of the heads: each has a table [L][H] for moments, by the moment's number,
+    and for steps of the run that were measured but are no moment of the page.
 
     masks: names of the task's `answer_tokens`.  found: for each run, what `recorded.looked_into`
     gives.

@@ -66,8 +66,8 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
     heads = page_measures.ranked(masks, measures[now], found[0])
 
     def mean(number: int) -> np.ndarray:
-        """Computes the mean maps of a moment, which are large; of what is measured with them, only
-        the numbers are kept."""
+        """Computes the mean maps of a moment, which are too large to be kept; what is measured with
+        them, a few numbers for each head, is kept."""
         measured = measures.get(number) or attention.measure(moments[number].model, sample.inputs)
         measures[number] = dataclasses.replace(measured, mean=np.empty(0))
         return measured.mean

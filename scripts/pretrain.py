@@ -1,4 +1,4 @@
-"""Trains a body that others are frozen from: `python -m scripts.pretrain language`.
+"""Pretrains a body, which later runs load and freeze: `python -m scripts.pretrain language`.
 
     language     causal language modelling of the prose in the data folder's text/
     copy         random symbols, then the same again
@@ -35,7 +35,8 @@ class Options(training.Options):
     """Holds the options of pretraining."""
 
     to: Path | None = None
-    """Names the folder of the checkpoint; None means the kind's name, in bodies/."""
+    """Names the folder of the checkpoint; None means one in bodies/ that is named after the kind of
+    pretraining, such as bodies/language or bodies/self-mnist."""
     stored: str = "float32"
     """Names the number format of the checkpoint: float32, or float16 for half the size."""
     sample: int = 0

@@ -1,4 +1,8 @@
-"""Reads recorded runs, names what tells them apart, and chooses a rate for each condition."""
+"""Reads recorded runs, groups them by condition, and chooses a learning rate for each condition.
+
+The runs of a condition differ by seed alone (or, where the rate is chosen, by seed and rate); its
+label names what tells it apart from the others.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from scripts.command import RECORDS
 Run = dict[str, Any]  # a line of a study: see `fpt.records.summary`
 # Settings that the names of body and task stand for.
 UNTOLD = {*FOUND, *FILES} - {"stream"}
-USUAL = {"birth": "weights", "load": "body"}  # settings that the name of a body says by itself
+USUAL = {"birth": "weights", "load": "body"}  # settings that the name of a body implies
 ATTENTION = "attention.json"  # written by `scripts.attention` to a run's folder
 PARTS = ("run", "config", "curve", "result")  # of a run
 
@@ -82,14 +86,14 @@ def of_task(runs: list[Run], task: str | None) -> list[Run]:
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """Returns the configuration of a run, with the values of settings that it was too old to
-    state."""
+    """Returns the configuration of a run; what its record does not state, as older records lack
+    newer settings, has the value that the run was in fact trained with."""
     return ABSENT | NEWER | run["config"]
 
 
 def identity(run: Run, but: Iterable[str]) -> str:
-    """Writes as a text what identifies a run: its settings but for some, its data, and the content
-    of its task's file.
+    """Returns a text that identifies a run: its settings except those in `but`, its data, and the
+    content of the user's own files that define its task or body.
 
     A body counts by its shape and weights, not by where it lies.
     """
@@ -108,9 +112,10 @@ def conditions(runs: list[Run], but: Iterable[str] = ("seed",)) -> dict[str, lis
     groups apart.
 
     Groups are in the order of their settings, and the runs of each in that of seed and rate.  A
-    birth or a load is labelled with its body; task and body are the label where all runs are alike.
-    Groups that differ in what has no word, such as bodies of one name and other weights, have a few
-    digits of a digest in their labels.
+    label that states `birth` (how loaded parameters get their first values) or `load` (which are
+    loaded) also states the body; where all runs are alike, task and body are the label.  Groups
+    that would have one label, as with bodies of one name and other weights, get a few digits of a
+    digest too.
     """
     def said(run: Run, key: str) -> Any:
         return Path(run["config"][key]).name if key == "body" else settings(run).get(key)
@@ -138,7 +143,7 @@ def conditions(runs: list[Run], but: Iterable[str] = ("seed",)) -> dict[str, lis
 
 
 def word(setting: str, value: Any) -> str:
-    """Writes a setting for a legend; returns nothing for what the name of a body says by itself."""
+    """Writes a setting for a legend; returns "" for what the body's name implies: see USUAL."""
     if setting == "load" and value == "none":
         return "random"
     if USUAL.get(setting) == value:
@@ -170,8 +175,8 @@ def merit(run: Run) -> tuple[float, float]:
 
 
 def floors(result: dict[str, Any], part: str | None = None) -> dict[str, float]:
-    """Reads off a result the trivial predictors of all answers, or of those of a slice, and their
-    accuracy on test."""
+    """Returns the accuracy on test of each trivial predictor in a result, by its name: on all
+    answers, or on those of the slice `part`."""
     named = {name.rpartition("/"): value for name, value in result["floors"].items()}
     return {predictor: value for (belongs, _, predictor), value in named.items()
             if belongs == (part or "") and value is not None}

@@ -17,8 +17,8 @@ SHARE = 0.9  # of the way from the best floor to the best run
 
 @dataclass(frozen=True)
 class Options:
-    """Prints a table for each task of a study: every condition at the rate that validation chooses
-    on its first seed."""
+    """Prints a table for each task of a study: means over the seeds of every condition, at the
+    learning rate that is best on validation for the condition's first seed."""
 
     study: str
     """Names a study in results/records."""
@@ -86,7 +86,8 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def steps_to(run: Run, accuracy: float) -> int | None:
-    """Finds the first evaluation at which a run has this accuracy on validation."""
+    """Returns the step of the first evaluation at which a run has at least this accuracy on
+    validation, or None."""
     return next((line["step"] for line in run["curve"]
                  if (line["validation"]["accuracy"] or 0) >= accuracy), None)
 

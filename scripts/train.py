@@ -1,7 +1,7 @@
-"""Trains the roles that are not frozen of a body on a task: `python -m scripts.train TASK`.
+"""Trains some parts of a model on a task, the others frozen: `python -m scripts.train TASK`.
 
-Several rates and seeds are trained as one stack: `python -m scripts.train bit-xor --lr 1e-3 3e-4
---seed 0 1 2`.
+Several learning rates and seeds are trained at once, as one stack: `python -m scripts.train bit-xor
+--lr 1e-3 3e-4 --seed 0 1 2`.
 """
 
 from dataclasses import dataclass

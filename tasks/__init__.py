@@ -1,4 +1,4 @@
-"""Offers the tasks of the project by name, to `fpt.packages` too: each is a class in a file."""
+"""Maps names to the project's tasks, each a class in a file; `fpt.packages` finds them here."""
 
 from fpt.registry import find, from_file
 

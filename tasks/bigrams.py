@@ -1,4 +1,4 @@
-"""Unigram and bigram models of a stream of tokens, as floors of a language model."""
+"""Fits unigram and bigram models to a stream of tokens, as baselines for a language model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ class Bigrams:
         self.pairs, self.counts = np.unique(codes, return_counts=True)
 
     def successor(self) -> np.ndarray:
-        """Finds the token that most often follows each token, [V]; else the most frequent token."""
+        """Finds the token that most often follows each token, [V].
+
+        For a token that nothing follows, this is the most frequent token of the stream.
+        """
         best = np.full(self.vocabulary, self.singles.argmax())
         # Of a token's pairs, the most frequent comes last and stays.
         order = np.argsort(self.counts, kind="stable")

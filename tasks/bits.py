@@ -25,7 +25,7 @@ class _Bits(Task):
     """Represents strings of bits in tokens of `patch` bits; each bit of the answer is a label.
 
     A subclass gives the sizes `strings`, `bits` and `patch`, and `_rows`: how many strings of bits
-    an example has, the query included.
+    an example has in all, any with hidden bits included.
     """
 
     levels: ClassVar[int] = 3  # -1, 0 and 1
@@ -38,7 +38,7 @@ class _Bits(Task):
 
     @property
     def _queries(self) -> int:
-        """Counts the tokens that a string fills; the last ones, as many, give the answer."""
+        """Counts the tokens of a string, Q; the answer is read from the last Q of an example."""
         return self.bits // self.patch
 
     @property
@@ -77,9 +77,9 @@ class _Bits(Task):
         return f"{self._row_name(row)}, {bits}"
 
     def _places(self, rows: np.ndarray) -> np.ndarray:
-        """Marks the token at each query's place in some of the strings.
+        """Marks, for each token that the answer is read from, those at its place in some strings.
 
-        rows: which of an example's strings, from the first on, bool [N, rows] -> bool [N, Q, T].
+        rows: bool [N, R], which of the first R strings of an example.  Returns bool [N, Q, T].
         """
         rows = np.pad(rows, ((0, 0), (0, self._rows - rows.shape[1])))
         place = np.eye(self._queries, dtype=bool)
@@ -153,7 +153,11 @@ class BitMemory(_Bits):
         return floors | ({"hidden/vote": float(voted[hidden].mean())} if hidden.any() else {})
 
     def answer_tokens(self, inputs) -> dict[str, np.ndarray]:
-        """Marks a query's place in the strings that agree with all visible bits, and in others."""
+        """Marks, for each token that the answer is read from, those at its place in other strings.
+
+        The first mask is of the strings that agree with all visible bits of the last one, the
+        second of the rest.
+        """
         strings, query = np.asarray(inputs)[:, :-1], np.asarray(inputs)[:, -1:]
         matches = ((strings == query) | (query == 0)).all(axis=2)  # [N, strings]
         return {"matching string": self._places(matches), "other strings": self._places(~matches)}
@@ -208,7 +212,10 @@ class BitXor(_Bits):
         return {"majority": float(max(ones, 1 - ones))}
 
     def answer_tokens(self, inputs) -> dict[str, np.ndarray]:
-        """Marks a query's place in all strings, and in all but the last, which is read itself."""
+        """Marks, for each token that the answer is read from, those at its place in the strings.
+
+        The first mask is of all strings, the second of all but the last, the one that is read.
+        """
         earlier = np.arange(self.strings) < self.strings - 1
         earlier = np.broadcast_to(earlier, (len(inputs), self.strings))
         return {"bits of that position": self._places(np.ones_like(earlier)),

@@ -33,7 +33,8 @@ class Language(NextToken):
     context: int = 256
     """Sets how many tokens the body sees at once."""
     anywhere: bool = True
-    """Lets training batches begin at any position, to train all rows of the position table."""
+    """Lets the positions of a training batch begin at any row of the position table, to train all
+    its rows."""
     tokenizer: str | None = None
     """Names a tokenizer.json to use; None learns a byte-level vocabulary from the text. Runs record
     the sha256 of the file, and keep a copy of it in the cache folder."""
@@ -74,7 +75,10 @@ class Language(NextToken):
         return Split(tokens[places], np.where(scored, following, UNSCORED))
 
     def draw(self, train, key, step, batch) -> Batch:
-        """Draws windows of the stream: each once in an epoch, shifted by an offset of the step."""
+        """Draws windows of the stream, each once in an epoch.
+
+        All windows of a step are shifted by one offset, which is drawn for that step.
+        """
         import jax
         import jax.numpy as jnp
 
@@ -95,7 +99,8 @@ class Language(NextToken):
                 "most frequent successor": float(followed.mean(where=scored))}
 
     def figures(self, data, examples, score, probes) -> dict[str, float]:
-        """Adds bits per byte of the text that is scored, and of the floors on all held-out text."""
+        """Adds the bits per byte of the scored text, and on all held-out text those of baselines:
+        unigram, bigram and xz."""
         targets = examples.targets[examples.targets != UNSCORED]
         nats = math.nan if score["loss"] is None else score["loss"]
         bits = nats * targets.size / math.log(2) / self.text.bytes_of[targets].sum()

@@ -61,7 +61,8 @@ class Law:
         z = radius * np.exp(2j * np.pi * np.arange(points) / points)
 
         def operator(argument: np.ndarray) -> np.ndarray:
-            """Computes an operator's function from its arguments': a geometric series of powers."""
+            """Computes an operator's generating function from that of one argument, by a geometric
+            series of its powers."""
             series = argument**2 * (1 - argument ** (self.arguments - 1)) / (1 - argument)
             return z**2 * series / (self.arguments - 1)
 

@@ -152,7 +152,7 @@ class ListOps(_Expressions):
     shortest: int = 16
     """Sets the least number of tokens of an expression."""
     longest: int = 128
-    """Sets the greatest number of tokens; longer expressions are never drawn, or dropped whole."""
+    """Sets the greatest number of tokens of an expression; longer ones are left out, never cut."""
     depth: int = 10
     """Sets the greatest depth of an expression, whose digits count as a level: at depth d, at most
     d - 1 operators lie inside one another."""
@@ -199,7 +199,10 @@ class ListOps(_Expressions):
         return Split(fitted, values[:, None].astype(np.int32))
 
     def answer_tokens(self, inputs) -> dict[str, np.ndarray]:
-        """Marks the root's operator, and its arguments: digits, and the brackets of expressions."""
+        """Returns two masks: of the root's operator, and of its arguments.
+
+        An argument is marked at its digit or, if it is an expression, at its operator and bracket.
+        """
         symbols = np.asarray(inputs)
         opens, depth = predictors.opens(symbols), predictors.depth(symbols)
         single = predictors.digits(symbols) | (symbols == CLOSE)

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on raw pixels: the accuracy of a linear model, as a floor."""
+"""Fits multinomial logistic regression to raw pixels, for the floor that a linear model sets."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ class NextToken(Task):
     context: int = 64
     """Sets how many tokens the body sees at once."""
     anywhere: bool = False
-    """Lets training batches begin at any position, to train all rows of the position table."""
+    """Lets the positions of a training batch begin at any row of the position table, to train all
+    its rows."""
 
     def __post_init__(self):
         if self.context < 2 or self.context % 2:
@@ -59,7 +60,11 @@ class NextToken(Task):
         return inputs.astype(jnp.int32)
 
     def repetitions(self, begin: int = BEGIN) -> dict[str, Split]:
-        """Makes the probes: random symbols and the same again, scored in one half or the other."""
+        """Makes the probes, two additional splits of random symbols that are then repeated.
+
+        `random` is scored on the first half, `repeated` on the repetition.  begin: the symbol that
+        begins each example and occurs nowhere else in it.
+        """
         span = min(SPAN, self.context // 2)
         noise = np.random.default_rng(0)
         drawn = noise.integers(1, self.vocabulary, (PROBES, span), dtype=np.int32)
@@ -84,7 +89,7 @@ class NextToken(Task):
 
 
 def by_loss(score: Mapping[str, Any]) -> tuple:
-    """Orders evaluations by their loss, as `Task.rank` does by their accuracy."""
+    """Returns a sort key of a score, as `Task.rank` does: the lower its loss, the greater."""
     return (False, 0.0) if score["loss"] is None else (True, -score["loss"])
 
 

@@ -9,16 +9,16 @@ import numpy as np
 
 from tasks.expressions import CLOSE, FIRST, OPERATORS, ZERO
 
-AT_ONCE = 4_096  # expressions that are summed up at once, for the sake of memory
+AT_ONCE = 4_096  # expressions that are summarised at once, for the sake of memory
 MOST_OPERATORS = 4  # operator arguments of the root that the predictors tell apart
 
 
 def summarise(symbols: np.ndarray) -> dict[str, np.ndarray]:
     """Computes what each predictor sees of expressions, as one number: name -> int [N].
 
-    Digits are summed up as far as the root operator can use them: the least for MIN, the greatest
-    for MAX, the middle pair for MED, the sum modulo 10 for SM; and with direct digits goes the
-    number of arguments that are operators.
+    Digits are reduced to what the root operator can use of them: the least for MIN, the greatest
+    for MAX, the middle pair for MED, the sum modulo 10 for SM.  The predictor that sees the root's
+    direct digits also sees how many of the root's arguments are operators, counted up to 4.
     """
     starts = range(0, len(symbols), AT_ONCE)
     parts = [_summarise(symbols[start : start + AT_ONCE]) for start in starts]
@@ -57,7 +57,7 @@ def depth(symbols: np.ndarray) -> np.ndarray:
 
 
 def _use_of(symbols: np.ndarray, kept: np.ndarray, root: np.ndarray) -> np.ndarray:
-    """Sums up the digits that are `kept` for the root operator.
+    """Reduces the digits that are `kept` to what the root operator can use of them.
 
     The result is int [N] in 0 .. 99, or 100 where there is no such digit.
     """
