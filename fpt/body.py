@@ -37,6 +37,8 @@ class Parameter:
     # Whether it is a matrix of a block: held in the dtype of the products where it is frozen,
     # decayed and moved by Muon where it is trained.
     matrix: bool = False
+    # Whether row t belongs to position t: a run that trains it holds the rows its inputs reach.
+    by_position: bool = False
     # Whether every kind of CPU draws the same bits: QR and SVD round differently between kinds.
     exact: bool = True
 

@@ -12,10 +12,11 @@ from fpt.body import Body, Table
 from fpt.roles import RoleSet
 
 
-def count(table: Table, chosen: RoleSet, body: Body, tokens: int) -> dict[str, float]:
+def count(table: Table, chosen: RoleSet, body: Body, reached: int | None) -> dict[str, float]:
     """Counts a model's parameters.
 
-    chosen: the roles that are trained.  tokens: the length of the inputs.  Returns by name:
+    chosen: the roles that are trained.  reached: how many positions the inputs reach; None for all.
+    Returns by name:
 
     trainable: all that have a gradient, as the released code enables them.
     effective: without the rows of the position table that the inputs never reach.
@@ -29,8 +30,8 @@ def count(table: Table, chosen: RoleSet, body: Body, tokens: int) -> dict[str, f
         if not chosen.holds(parameter):
             continue
         role, used = parameter.role, size[name]
-        if role == "position":
-            used = min(used, tokens * body.width)
+        if parameter.by_position and reached:
+            used = min(used, reached * body.width)
         trainable, effective = trainable + size[name], effective + used
         bias_of_output = role == "output" and len(parameter.shape) == 1
         if not bias_of_output and not (role == "norm" and parameter.layer is None):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from fpt import contract, contract_data, counts, optimization, roles, splits
 from fpt.checkpoint import Checkpoint
 from fpt.config import Config
+from fpt.model import table
 from fpt.parameters import Source, model_of
 from fpt.progress import waiting
 from fpt.records import finite
@@ -52,14 +53,14 @@ class Experiment:
         self.validation = splits.sample(self.data, "validation", examples or VALIDATION)
         self.test = splits.sample(self.data, "test", examples)
         self.probes = {name: self.data[name] for name in self.task.probes}
-        self.model, self.source = model_of(config), Source(config, found, runs)
+        # A batch that begins anywhere reaches all positions.
+        reached = None if batch.anywhere else self.task.interface.tokens
+        self.model, self.source = model_of(config), Source(config, found, runs, reached)
         for run in runs:
             optimization.rates(run, self.source.table)  # refuses factors that apply to nothing
-        tokens = self.task.interface.tokens
-        if batch.anywhere and config.geometry.positions is not None:
-            tokens = config.geometry.positions
-        self.counts = counts.count(self.source.table, roles.parse(config.train), config.geometry,
-                                   tokens)
+        self.counts = counts.count(
+            table(self.task.interface, config.geometry), roles.parse(config.train),
+            config.geometry, reached)
         weights = f" from {found.folder}" if found else ""
         origin = f"loads {config.load}{weights}" if found else "random, nothing loaded"
         if config.birth != "weights":

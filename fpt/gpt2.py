@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from fpt.body import Body, Parameter, Table
 from fpt.errors import UserError, nearest
 from fpt.initialisers import normal, ones, zeros
-from fpt.layers import Projection, dropout, materialised, norm, pick, precision
+from fpt.layers import Projection, dropout, materialised, norm, pick, positions, precision
 
 NO_DROPOUT = (None, None, None)  # bits for a block's three uses of dropout
 DEVIATION = 0.02  # of the weights' initialiser
@@ -99,7 +99,8 @@ class GPT2(Body):
                 (inputs, outputs), role, normal(deviation), layer, matrix=True)
             table[f"h_{layer}/{name}/bias"] = Parameter((outputs,), role, zeros, layer)
 
-        table["wpe"] = Parameter((self.positions, width), "position", normal(DEVIATION))
+        table["wpe"] = Parameter((self.positions, width), "position", normal(DEVIATION),
+                                 by_position=True)
         for layer in range(self.layers):
             add_norm(f"h_{layer}/ln_1", layer)
             add_dense("attn/c_attn", "attention", width, 3 * width, DEVIATION)
@@ -244,8 +245,7 @@ class Stack(nn.Module):
 
     def setup(self):
         geometry = self.geometry
-        shape = (geometry.positions, geometry.width)
-        self.wpe = self.param("wpe", nn.initializers.zeros, shape)
+        self.wpe = positions(self, geometry.positions, geometry.width)
         self.h = [Block(geometry, self.dtype) for _ in range(geometry.layers)]
         self.ln_f = norm(geometry.epsilon)
 
@@ -256,8 +256,8 @@ class Stack(nn.Module):
         """
         geometry = self.geometry
         tokens = embeds.shape[1]
-        if tokens > geometry.positions:
-            raise ValueError(f"{tokens} tokens, but the body has {geometry.positions} positions")
+        if tokens > len(self.wpe):
+            raise ValueError(f"{tokens} tokens, but the body has {len(self.wpe)} positions")
         places = 3 * geometry.layers + 1
         bits = [None] * places if key is None else jax.random.bits(key, (places, 2))
 

@@ -104,6 +104,13 @@ class Projection(nn.Module):
         return out + jnp.expand_dims(bias[columns], range(x.ndim - 1))
 
 
+def positions(module: nn.Module, count: int, width: int):
+    """Gives a body's table of positions [count, D], or the first rows alone, if those are given."""
+    if module.has_variable("params", "wpe"):
+        return module.get_variable("params", "wpe")
+    return module.param("wpe", nn.initializers.zeros, (count, width))
+
+
 def norm(epsilon: float) -> nn.LayerNorm:
     """Makes a layer norm that computes its variance in two passes."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False)

@@ -22,7 +22,7 @@ from fpt.config import DTYPES, FILES, PRETRAINING, Config, digest_of
 from fpt.errors import UserError, nearest
 from fpt.files import sha256, whole_folder
 from fpt.gpt2 import GPT2
-from fpt.model import BODY, apply, body_table, draw_body
+from fpt.model import BODY, apply, body_table, draw_body, table
 from fpt.randomness import stream
 from fpt.trainer import Trainer
 
@@ -114,7 +114,12 @@ class LoadedRun:
         trained, identity = arrays.unpack(folder / saved.TRAINABLE)
         self.model = parameters.model_of(self.config)
         self.geometry, self.dtype = self.model.geometry, self.model.dtype
-        self._source = source = parameters.Source(self.config, self.checkpoint)
+        tokens, whole = self.task.interface.tokens, table(self.task.interface, self.geometry)
+        # Where the inputs reach every position, and in older runs, all rows are there.
+        some = any(name in whole and whole[name].by_position and value.shape[:1] == (tokens,)
+                   for name, value in trained.items())
+        self._source = source = parameters.Source(
+            self.config, self.checkpoint, reached=tokens if some else None)
         self.table = source.table
         self._check_shapes(trained, folder / saved.TRAINABLE)
         self.trained = arrays.digest(trained)
@@ -144,8 +149,15 @@ class LoadedRun:
 
     @cached_property
     def parameters(self) -> dict[str, jax.Array]:
-        """Holds all parameters by name."""
-        return self.frozen | {name: value[0] for name, value in self.trainable.items()}
+        """Holds all parameters by name; rows of positions that no input reaches are the body's."""
+        values = self.frozen | {name: value[0] for name, value in self.trainable.items()}
+        if short := [name for name in self.trainable if self.table[name].by_position]:
+            # No earlier stage has moved the other rows: it had the same inputs.
+            config = dataclasses.replace(self.config, start=None, begins=None)
+            whole = parameters.Source(config, self.checkpoint).values(config, short)
+            for name, value in whole.items():
+                values[name] = jnp.concatenate([values[name], value[len(values[name]) :]])
+        return values
 
     def __call__(self, inputs, hidden: bool = False, maps: bool = False, key=None):
         """Maps inputs as the task stores them [B, ...] to logits [B, A, C].

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from fpt.body import Body, Parameter, Table
 from fpt.errors import UserError, nearest
 from fpt.initialisers import ones, uniform, zeros
-from fpt.layers import dropout, pick, precision, product
+from fpt.layers import dropout, pick, positions, precision, product
 from fpt.randomness import stream
 
 CELLS = ("published", "repaired")
@@ -76,7 +76,8 @@ class LSTM(Body):
         """Describes the parameters by the names of the released code; positions begin as zeros."""
         table = {}
         if self.positions is not None:
-            table["wpe"] = Parameter((self.positions, self.width), "position", zeros)
+            table["wpe"] = Parameter((self.positions, self.width), "position", zeros,
+                                     by_position=True)
         for layer in range(self.layers):
             for name, shape in self.shapes.items():
                 place, offset = f"layer_{layer}/{name}", shape[-1:]
@@ -235,10 +236,9 @@ class Layers(nn.Module):
         geometry, (batch, tokens, width) = self.geometry, embeds.shape
         x = embeds
         if geometry.positions is not None:
-            if tokens > geometry.positions:
-                raise ValueError(
-                    f"{tokens} tokens, but the body has {geometry.positions} positions")
-            wpe = self.param("wpe", nn.initializers.zeros, (geometry.positions, width))
+            wpe = positions(self, geometry.positions, width)
+            if tokens > len(wpe):
+                raise ValueError(f"{tokens} tokens, but the body has {len(wpe)} positions")
             x = x + jax.lax.dynamic_slice_in_dim(wpe, first, tokens)[None]
         bits = [None] * geometry.layers
         if key is not None:

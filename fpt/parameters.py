@@ -18,7 +18,7 @@ import numpy as np
 from fpt import bodies, records, registry, roles
 from fpt import checkpoint as checkpoints
 from fpt.births import BIRTHS
-from fpt.body import Body
+from fpt.body import Body, Parameter
 from fpt.checkpoint import Checkpoint
 from fpt.config import Config
 from fpt.contract_body import check_body
@@ -124,10 +124,13 @@ class Source:
     the dtype that it is held in, and never kept twice: a body fills most of a run's memory.
     """
 
-    def __init__(self, config: Config, found: Checkpoint | None, runs: Sequence[Config] = ()):
+    def __init__(self, config: Config, found: Checkpoint | None, runs: Sequence[Config] = (),
+                 reached: int | None = None):
         """Reads the parameters that are loaded.
 
         runs: all that share the configuration, which tells which parameters differ between them.
+        reached: how many positions the inputs reach.  Of a table of positions that is trained, a
+        run holds the rows of these alone, since the others have no gradient.  None holds all.
         """
         self.config, self.dtype = config, jnp.dtype(config.dtype)
         self.table = dict(table(config.task.interface, config.geometry, config.init))
@@ -155,6 +158,9 @@ class Source:
         kept = loaded - redrawn
         self.loaded = (checkpoints.read(found, kept.__contains__, whole, self._dtype)
                        if found and kept else {})
+        for name in self.trainable:
+            if reached and self.table[name].by_position:
+                self.table[name] = _first_rows(self.table[name], reached)
 
     def _dtype(self, name: str):
         """Chooses a parameter's dtype: `config.dtype` for a block's frozen matrix, else float32."""
@@ -172,15 +178,22 @@ class Source:
         if config.begins and (stored is None or not {*names} <= {*self.frozen}):
             given = self._start(config) | given
         given = {name: value.astype(self._dtype(name), copy=False) for name, value in given.items()}
-        given = self.loaded | given
+        fewer = {name: value for name, value in given.items()
+                 if self.table[name].by_position and len(value) < self.table[name].shape[0]}
+        given = self.loaded | {name: given[name] for name in given.keys() - fewer.keys()}
         fresh = {name: self.table[name] for name in names if name not in given}
         own = {name: one for name, one in fresh.items() if one.owner == "run"}
         body = {name: one for name, one in fresh.items() if one.owner == "body"}
         dtypes = {name: self._dtype(name) for name in fresh}
         drawn = draw(own, stream(run_key(config.seed, config.stream), "layers"), dtypes)
         drawn |= draw(body, stream(jax.random.key(_body_seed(config)), "body"), dtypes)
-        return {name: jax.device_put(given[name] if name in given else drawn[name])
-                for name in names}
+        found = {name: given[name] if name in given else drawn[name] for name in names}
+        for name in names:
+            if found[name].shape != (shape := self.table[name].shape):
+                found[name] = found[name][: shape[0]]
+            if name in fewer:
+                found[name] = np.concatenate([fewer[name], found[name][len(fewer[name]) :]])
+        return {name: jax.device_put(value) for name, value in found.items()}
 
     def _start(self, config: Config) -> dict[str, np.ndarray]:
         """Makes the parameters that a run takes over from the run that it begins from.
@@ -250,6 +263,15 @@ class Source:
         frozen = self.values(configs[0], shared, stored[0])
         frozen |= {name: stacked[name] for name in self.frozen if axes[name] == 0}
         return {name: stacked[name] for name in self.trainable}, frozen
+
+
+def _first_rows(parameter: Parameter, count: int) -> Parameter:
+    """Describes the first rows of a parameter, whose values are those of the whole one."""
+    whole, initialise = parameter.shape, parameter.initialiser
+    return dataclasses.replace(
+        parameter, shape=(min(count, whole[0]), *whole[1:]),
+        initialiser=lambda seeded, name, shape, dtype: (
+            initialise(seeded, name, whole, dtype)[: shape[0]]))
 
 
 def _body_seed(config: Config) -> int:

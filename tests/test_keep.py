@@ -59,7 +59,7 @@ def test_what_is_kept_is_the_state_after_that_step(config, tmp_path):
     np.testing.assert_equal(kept(long)[25], kept(short)[25])
     run = load_run(long)
     later, table = run.at(25).parameters, kept(long)[25]["body/wpe"]
-    np.testing.assert_array_equal(later["body/wpe"], table)
+    np.testing.assert_array_equal(later["body/wpe"][: len(table)], table)
     assert np.abs(later["body/wpe"] - run.at(0).parameters["body/wpe"]).max() > 0
     assert run.at(50).result is run.result
 

@@ -134,8 +134,9 @@ def test_a_run_is_whole_without_the_one_that_it_begins_from(
     start = finished(dataclasses.replace(config, train=first, **settings), tmp_path / "first")
     folder = finished(following(start, train=second), tmp_path / "second")
     before = load_run(folder)
-    assert_equal(before.at(0).trainable, {name: load_run(start).parameters[name][None]
-                                          for name in before.trainable})
+    begun, ended = before.at(0).parameters, load_run(start).parameters
+    assert_equal({name: begun[name] for name in before.trainable},
+                 {name: ended[name] for name in before.trainable})
     shutil.rmtree(start)
     after = load_run(folder)
     assert_equal(after.parameters, before.parameters)
