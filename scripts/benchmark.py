@@ -7,6 +7,7 @@ machine whose speed drifts favours neither side.  Compilation and warm-up are no
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 CASES = {"bit-memory": 4, "cifar10": 16, "bit-xor": 16}  # task -> batch
 PRETRAINING = ("language", "copy")  # in the batches of their presets
+AGAINST = ("torch", "torch-compile", "alone")
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ class Options:
     """Names the GPT-2 whose sizes the body has (its weights are random): gpt2-mini, gpt2,
     gpt2-medium, gpt2-large or gpt2-xl."""
     against: str | None = None
-    """Names what this code is compared with: `torch`, the same step in torch, or `alone`, the runs
-    of a --stack one after another."""
+    """Names what this code is compared with: `torch`, the same step in torch; `torch-compile`, that
+    step through torch's compiler; or `alone`, the runs of a --stack one after another. Pretraining
+    is compared with AdamW on both sides, and its step with Muon is stated beside them."""
     stack: int = 1
     """Sets the number of runs that are trained at once."""
     turns: int = 7
@@ -61,13 +64,26 @@ class Options:
     """Names a file that the measured numbers are written to as JSON."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """Describes what a side trains."""
+
+    task: str
+    batch: int
+    body: str
+    dtype: str
+    runs: int = 1  # of a stack
+    optimizer: str | None = None  # None: that of the task's preset
+    compiled: bool = False  # whether torch's side passes its compiler
+
+
 class Side:
     """Represents a process that trains on demand and answers with seconds per step."""
 
-    def __init__(self, module: str, task: str, batch: int, body: str, dtype: str, stack: int = 1):
+    def __init__(self, module: str, work: Work):
         begun = time.time()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, task, str(batch), body, dtype, str(stack)],
+            [sys.executable, "-m", module, json.dumps(dataclasses.asdict(work))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ready = self._answer()
         # Imports, weights and compilation included.
@@ -76,8 +92,8 @@ class Side:
     def _answer(self) -> dict[str, float]:
         line = self.process.stdout.readline()
         if not line:
-            raise UserError(f"the process of {' '.join(self.process.args[2:])} ended; its own "
-                            "message is above")
+            raise UserError(f"the process of {self.process.args[2]} ended; its own message is "
+                            "above")
         return json.loads(line)
 
     def turn(self, steps: int) -> float:
@@ -117,13 +133,19 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
 
     task = tasks.find(name)()
     batch = options.batch or CASES.get(name) or task.presets["laptop"].batch
-    start = lambda module, dtype, *stack: Side(
-        f"scripts.{module}", name, batch, options.body, dtype, *stack)
-    sides = [start("benchmark_step", dtype, options.stack)]
-    if options.against == "torch":
-        sides += [start("benchmark_torch", kind) for kind in dict.fromkeys([dtype, "float32"])]
+    compiled = options.against == "torch-compile"
+    torch = compiled or options.against == "torch"
+    # As the task's preset has it; torch has Adam's.
+    optimizer = "adam" if torch else None
+    work = Work(name, batch, options.body, dtype, options.stack, optimizer, compiled)
+    sides = [Side("scripts.benchmark_step", work)]
+    if torch:
+        sides += [Side("scripts.benchmark_torch", dataclasses.replace(work, dtype=kind))
+                  for kind in dict.fromkeys([dtype, "float32"])]
+    if torch and name in PRETRAINING:
+        sides += [Side("scripts.benchmark_step", dataclasses.replace(work, optimizer="muon"))]
     elif options.against == "alone":
-        sides += [start("benchmark_step", dtype)]
+        sides += [Side("scripts.benchmark_step", dataclasses.replace(work, runs=1))]
     steps = [max(1, round(options.seconds / side.turn(2))) for side in sides]
     turns = [[side.turn(count) for side, count in zip(sides, steps)]
              for _ in track(range(options.turns), f"{name} {dtype}", transient=True)]
@@ -137,13 +159,16 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
            "first_step_seconds": sides[0].first_step_seconds,
            "tokens_per_second": options.stack * batch * task.interface.tokens / ours}
     if options.against:
-        row[f"{options.against}_milliseconds"] = 1e3 * median(turn[1] for turn in turns)
-    if options.against == "torch":
-        row |= {"torch_peak_bytes": peaks[1],
-                "speedup": median(turn[1] / turn[0] for turn in turns),
-                "speedup_over_float32": median(turn[-1] / turn[0] for turn in turns)}
-    elif options.against == "alone":
-        row["speedup"] = median(options.stack * turn[1] / turn[0] for turn in turns)
+        row |= {"against": options.against, "other_peak_bytes": peaks[1],
+                "other_milliseconds": 1e3 * median(turn[1] for turn in turns),
+                "speedup": median(turn[1] / turn[0] for turn in turns)}
+    if torch:
+        in_float32 = 2 if dtype != "float32" else 1
+        row["speedup_over_float32"] = median(turn[in_float32] / turn[0] for turn in turns)
+        if name in PRETRAINING:
+            row["muon_milliseconds"] = 1e3 * median(turn[-1] for turn in turns)
+    elif options.against:
+        row["speedup"] *= options.stack
     return row
 
 
@@ -154,16 +179,13 @@ def check(options: Options) -> None:
     for name in options.tasks:
         if name not in (*CASES, *PRETRAINING):
             raise nearest(name, (*CASES, *PRETRAINING), "task of the benchmark")
-        if name in PRETRAINING and options.against == "torch":
-            raise UserError("--against torch times tasks on a frozen body, not the pretraining on "
-                            f"{name}")
     for dtype in options.dtype:
         if dtype not in DTYPES:
             raise nearest(dtype, DTYPES, "dtype")
     if options.body not in BODIES:
         raise nearest(options.body, BODIES, "body")
-    if options.against not in (None, "torch", "alone"):
-        raise nearest(options.against, ("torch", "alone"), "side to compare with")
+    if options.against not in (None, *AGAINST):
+        raise nearest(options.against, AGAINST, "side to compare with")
     for name in ("stack", "turns", "batch"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UserError(f"--{name} must be at least 1, not {getattr(options, name)}")
@@ -189,13 +211,14 @@ def text_of(row: dict[str, Any]) -> str:
     text = (f"{row['task']:<10}  {row['dtype']:<8}  {row['milliseconds']:7.1f} ms  "
             f"{row['fraction_of_peak']:4.0%} of peak  {row['peak_bytes'] / 2**30:5.2f} GiB  "
             f"first step {row['first_step_seconds']:.1f} s")
-    if "torch_milliseconds" in row:
-        text += (f"\n{'':<10}  torch     {row['torch_milliseconds']:7.1f} ms  {'':<12}  "
-                 f"{row['torch_peak_bytes'] / 2**30:5.2f} GiB  {row['speedup']:.2f}x, "
-                 f"{row['speedup_over_float32']:.2f}x over float32")
-    elif "alone_milliseconds" in row:
-        text += (f"\n{'':<10}  alone     {row['alone_milliseconds']:7.1f} ms  {'':<12}  {'':<9}  "
-                 f"{row['speedup']:.2f}x the steps/s")
+    if "against" in row:
+        over = f", {row['speedup_over_float32']:.2f}x over float32" if "torch" in row["against"] \
+            else " the steps/s"
+        text += (f"\n{'':<10}  {row['against'].removeprefix('torch-'):<8}  "
+                 f"{row['other_milliseconds']:7.1f} ms  {'':<12}  "
+                 f"{row['other_peak_bytes'] / 2**30:5.2f} GiB  {row['speedup']:.2f}x{over}")
+    if "muon_milliseconds" in row:
+        text += f"\n{'':<10}  Muon      {row['muon_milliseconds']:7.1f} ms"
     if row["task"] in PRETRAINING:
         text += f"\n{'':<10}  {row['tokens_per_second']:,.0f} tokens/s"
     return text

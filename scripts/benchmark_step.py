@@ -1,12 +1,13 @@
 """Runs this project's half of a benchmark in a process of its own.
 
-It trains the number of steps that each line of standard input asks for.  Arguments: task, batch,
-body, dtype, runs.
+It trains the number of steps that each line of standard input asks for.  Its argument is a
+`benchmark.Work` as JSON.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import time
 
@@ -20,6 +21,7 @@ from fpt.gpt2 import BODIES
 from fpt.parameters import Source, model_of
 from fpt.task import Split
 from fpt.trainer import Trainer
+from scripts.benchmark import Work
 from scripts.benchmark_torch import serve
 
 SIDE = 2048  # of the matrices whose product gives the peak rate
@@ -39,22 +41,23 @@ def matmul_rate(dtype) -> float:
 
 
 def main() -> None:
-    name, batch, body, dtype, runs = sys.argv[1:]
-    task, runs = tasks.find(name)(), int(runs)
+    work = Work(**json.loads(sys.argv[1]))
+    task, runs, geometry = tasks.find(work.task)(), work.runs, BODIES[work.body]
     # As `fpt.parameters.resolve` would leave it, without a look for weights.
-    geometry = BODIES[body]
     if task.interface.tied:
         geometry = dataclasses.replace(geometry, embedding_dropout=0.0, attention_dropout=0.0,
                                        residual_dropout=0.0)
-    config = Config.preset(task, body=body, batch=int(batch), load="none", body_seed=0, dtype=dtype,
-                           geometry=geometry)
+    asked = {"optimizer": work.optimizer} if work.optimizer else {}
+    config = Config.preset(task, body=work.body, batch=work.batch, load="none", body_seed=0,
+                           dtype=work.dtype, geometry=geometry, **asked)
     model = model_of(config)
-    source = Source(config, None)
+    reached = None if task.interface.tied else task.interface.tokens
+    source = Source(config, None, reached=reached)
     trainable, frozen = source.stack([config] * runs)
     train, noise = None, np.random.default_rng(0)
-    if name == "language":
+    if work.task == "language":
         train = Split(jnp.asarray(noise.integers(0, task.vocabulary, 1_000_000, np.uint16)), None)
-    if name == "cifar10":  # what the pixels show does not change how long they take
+    if work.task == "cifar10":  # what the pixels show does not change how long they take
         train = Split(jnp.asarray(noise.integers(0, 256, (1_000, 32, 32, 3), np.uint8)),
                       jnp.asarray(noise.integers(0, 10, (1_000, 1), np.int32)))
     configs = [dataclasses.replace(config, seed=seed) for seed in range(runs)]
@@ -71,7 +74,7 @@ def main() -> None:
         np.asarray(state.loss)
 
     steps(1)
-    serve(steps, {"first_step_at": time.time(), "matmul": matmul_rate(jnp.dtype(dtype))})
+    serve(steps, {"first_step_at": time.time(), "matmul": matmul_rate(jnp.dtype(work.dtype))})
 
 
 if __name__ == "__main__":
