@@ -54,8 +54,12 @@ class Plan:
 
 
 def plan(views: Sequence[View], room: float) -> Plan:
-    """Finds the most exact plan by which all grids fit into `room` bytes, or into half of them
-    where grids are in blocks: the other half is for the exact rows and maps beside these."""
+    """Chooses how finely maps are stored so that those of all views fit into `room` bytes: how many
+    bits a weight has, and how many tokens are pooled to one.
+
+    Where tokens are pooled, the maps get half of the room.  The other half is left for the rows
+    and maps that are stored beside them token by token.
+    """
     for rung in LADDER:
         found = Plan(*rung)
         kept = [view for view in views if not (found.thin and view.spare)]

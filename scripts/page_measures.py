@@ -113,8 +113,8 @@ def ranked(masks: Sequence[str], measured: attention.Measures,
 
 
 def correlations(found: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Lists the correlations, over the heads of a run, of mass on the answer with each kind of loss
-    without the head."""
+    """Lists rank correlations over the heads of a run: of a head's mass on the answer with what
+    accuracy is lost without the head, and with how much the loss in nats grows."""
     kinds = {"lost": "accuracy", "nats": "loss in nats"}
     return [{"lost": kinds[kind], "by": "zeros" if by == "zero" else "its mean", **one}
             for by, ranks in ((found or {}).get("correlation") or {}).items()

@@ -30,10 +30,9 @@ class Moves(NamedTuple):
 
 
 def angles() -> np.ndarray:
-    """Lists the rotations in degrees, anticlockwise: -20 to 20 in hundredths.
+    """Lists the angles in degrees by which images are turned: from -20 to 20 in steps of 0.01.
 
-    The fixed-point numbers of each are computed on the host, in double precision, so that every
-    device turns an image by the same pixels.
+    Positive angles turn anticlockwise.
     """
     return np.linspace(-DEGREES, DEGREES, 2 * DEGREES * STEPS + 1)
 
@@ -76,7 +75,8 @@ def _within(coordinate, size: int):
 def _turns(size: int) -> np.ndarray:
     """Computes the coefficients a to f of each rotation about the centre, int32 [angles, 6].
 
-    x' = (a x + b y + c) / ONE, and y' = (d x + e y + f) / ONE.
+    x' = (a x + b y + c) / ONE, and y' = (d x + e y + f) / ONE.  They are computed on the host in
+    double precision, so that every device turns an image by the same pixels.
     """
     radians = -np.deg2rad(angles())
     cosine, sine = np.cos(radians), np.sin(radians)

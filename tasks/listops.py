@@ -35,7 +35,8 @@ Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # of each split: symbols [N, 
 
 @dataclass(frozen=True)
 class _Expressions(Task):
-    """Loads or draws the expressions of both tasks, and computes their floors and slices."""
+    """Loads or draws expressions, and computes what trivial predictors reach on them, for the task
+    as it was meant (`ListOps`) and as it was released (`ListOpsOriginal`)."""
 
     def __post_init__(self):
         if self.source not in SOURCES:
