@@ -26,7 +26,11 @@ NAMES = {
 
 @dataclass(frozen=True)
 class RoleSet:
-    """Holds a set of roles as terms (role, first layer, last layer), whose layers may be None."""
+    """Holds a set of parameters, chosen by their roles and layers.
+
+    A term (role, first layer, last layer) chooses the parameters of a role in these layers, both
+    ends included; with None for the layers, in all layers and outside them.
+    """
 
     text: str
     terms: tuple[tuple[str, int | None, int | None], ...]

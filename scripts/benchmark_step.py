@@ -1,7 +1,7 @@
 """Runs this project's half of a benchmark in a process of its own.
 
-It trains the number of steps that each line of standard input asks for.  Its argument is a
-`benchmark.Work` as JSON.
+It trains the number of steps that each line of standard input asks for, and prints the seconds a
+step took (`benchmark_torch.serve`).  Its argument is a `benchmark.Work` as JSON.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Trains GPT-2 as transformers has it, as torch's side of the benchmark.
 
-It trains the number of steps that each line of standard input asks for.  Its argument is a
-`benchmark.Work` as JSON.
+It trains the number of steps that each line of standard input asks for, and prints the seconds a
+step took.  Its argument is a `benchmark.Work` as JSON.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,8 +63,11 @@ class Language(NextToken):
                 "test": self._windows(text.stream("heldout"), folder),
                 **self.repetitions(text.tokenizer.token_to_id(END))}
 
-    def _windows(self, tokens: np.ndarray, folder) -> Split:
-        """Cuts a stream into windows that overlap by half, of which the second half is scored."""
+    def _windows(self, tokens: np.ndarray, folder: Path | None) -> Split:
+        """Cuts a stream into windows that overlap by half, of which the second half is scored.
+
+        folder: where the data lie, for the error that a stream is too short.
+        """
         half = self.context // 2
         count = (len(tokens) - 1) // half - 1
         if count < 1:
