@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from fpt import machine
 from fpt.records import finite
 from fpt.task import UNSCORED, Split, Task
 from fpt.trainer import Trainer
 
-TOKENS_AT_ONCE = 16_384
+# In a chunk.  What a block computes of 2,048 tokens fits a CPU's cache, and little of the last
+# chunk is computed in vain: bit XOR's evaluation takes 0.4 of the time that it takes with 16,384.
+TOKENS_AT_ONCE = {"cpu": 2_048, "other": 16_384}
 LOGITS_AT_ONCE = 2**26
 
 
@@ -27,7 +30,7 @@ def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
     each chunk; an exception that it raises ends the evaluation.
     """
     asked = trainer.task.interface
-    size = min(TOKENS_AT_ONCE // (asked.tokens * trainer.runs),
+    size = min(machine.by_device(**TOKENS_AT_ONCE) // (asked.tokens * trainer.runs),
                LOGITS_AT_ONCE // (asked.answers * asked.classes * trainer.runs))
     size = max(1, min(len(split.inputs), size))
     predictions, losses = [], []

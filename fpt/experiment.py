@@ -43,7 +43,7 @@ class Experiment:
 
         config: what the runs share, resolved; found: the checkpoint that it loads from.
         """
-        self.config, self.task, self.quiet = config, config.task, quiet
+        self.config, self.runs, self.task, self.quiet = config, runs, config.task, quiet
         say = (lambda line: None) if quiet else print
         self.data = contract.call(self.task, "load", data_dir, say)
         contract_data.check_data(self.task, self.data, config.batch)

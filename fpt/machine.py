@@ -65,6 +65,11 @@ def _group_limits(root: Path) -> Iterator[int]:
                 continue
 
 
+def by_device(cpu: int, other: int) -> int:
+    """Chooses a number by the device that jax computes on: a CPU, or a GPU or TPU."""
+    return cpu if jax.default_backend() == "cpu" else other
+
+
 def device() -> str:
     """Names the device that runs are trained on; for a CPU also the number of its cores."""
     first = jax.devices()[0]

@@ -235,6 +235,11 @@ class Source:
             own.update(self._start(run))
         return {name: 0 if runs > 1 and name in own else None for name in self.frozen}
 
+    def shares_body(self, runs: int) -> bool:
+        """Tells whether the runs of a stack of so many share the matrices of their blocks."""
+        axes = self.axes(runs)
+        return all(axes.get(name, 0) is None for name, one in self.table.items() if one.matrix)
+
     def describe(self, runs: int) -> tuple[dict, dict]:
         """Describes what `stack` gives for so many runs, as shapes and dtypes; nothing is drawn."""
         axes = self.axes(runs)

@@ -8,17 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fpt import contract, machine, parameters, records, saved, splits
+from fpt import contract, parameters, records, saved, splits
 from fpt.checkpoint import Checkpoint
 from fpt.config import Config
 from fpt.errors import UserError
 from fpt.experiment import Experiment
 from fpt.files import data_folder
 from fpt.interrupt import interruptible
+from fpt.planning import stacks
 from fpt.progress import Steps
 from fpt.stack import Log, Pace, Stack
-
-MEMORY_SHARE = 0.85  # of the device's memory that a stack may take
 
 
 def train(configs: Config | Iterable[Config], out: Path | str = "runs",
@@ -164,65 +163,3 @@ def _check_finished(folders: list[records.Folder], data_dir: Path | None, keep: 
 def kept_steps(steps: int, keep: int) -> tuple[int, ...]:
     """Chooses the steps after which parameters are kept: `keep`, evenly spaced, up to the last."""
     return tuple(steps * number // keep for number in range(1, keep + 1))
-
-
-def stacks(experiment: Experiment, folders: list[records.Folder]):
-    """Yields the folders of each stack, and the step of the states that it goes on from, or None.
-
-    Runs that share a state go on together; runs without one make new stacks, as large as fit.
-    """
-    say = (lambda line: None) if experiment.quiet else print
-    named = {folder.path.name: folder for folder in folders}
-    for step, names in together({name: folder.begun() for name, folder in named.items()}):
-        some = f": {', '.join(names)}" if len(names) < len(folders) else ""
-        say(f"going on at step {step}{some}")
-        yield [named.pop(name) for name in names], step
-    fresh = list(named.values())
-    while fresh:
-        size = fitting(experiment, len(fresh))
-        if size < len(fresh):
-            say(f"{len(fresh)} runs at once need more memory than there is; going on with {size}")
-        yield fresh[:size], None
-        fresh = fresh[size:]
-
-
-def together(begun: dict[str, list[tuple[int, tuple[str, ...]]]]) -> list[tuple[int, list[str]]]:
-    """Groups runs whose newest state was trained in one stack, at the newest step that all have.
-
-    begun: for each run, the step and the stack of each of its states, the newest first.  Where a
-    stack was killed while it wrote, some of its runs have a newer state than others; all of them go
-    back to the newest step that each of them has.  A run that was later trained without its stack
-    goes on from its own newest state.
-    """
-    found: dict[tuple[str, ...], list[str]] = {}
-    for name, states in begun.items():
-        if states:
-            found.setdefault(states[0][1], []).append(name)
-    groups = []
-    for stack, names in found.items():
-        steps = [{step for step, other in begun[name] if other == stack} for name in names]
-        if common := set.intersection(*steps):
-            groups.append((max(common), names))
-        else:  # somebody has removed a file
-            for step in dict.fromkeys(begun[name][0][0] for name in names):
-                groups.append((step, [name for name in names if begun[name][0][0] == step]))
-    return groups
-
-
-def fitting(experiment: Experiment, runs: int) -> int:
-    """Finds the most runs, up to `runs`, that the device can train at once.
-
-    Raises UserError where it cannot train one.
-    """
-    most, needed = MEMORY_SHARE * machine.memory(), experiment.compiled(runs).bytes
-    if needed <= most:
-        return runs
-    fit, too_many = 0, runs
-    while too_many - fit > 1:
-        middle = (fit + too_many) // 2
-        needed = experiment.compiled(middle).bytes
-        fit, too_many = (middle, too_many) if needed <= most else (fit, middle)
-    if not fit:
-        raise UserError(f"a run needs about {needed / 2**30:.1f} GiB of memory, and "
-                        f"{most / 2**30:.1f} GiB may be taken here; a smaller --batch needs less")
-    return fit

@@ -17,7 +17,8 @@ TASK = BitMemory(strings=1, bits=4, patch=2)
 @pytest.mark.parametrize("at_once", [1, 3, 4, 10, 100])
 def test_in_chunks_of_any_size_each_example_is_answered_once_and_in_its_place(monkeypatch, at_once):
     """Two runs, whose predictions are their number more than the example's."""
-    monkeypatch.setattr(evaluation, "TOKENS_AT_ONCE", at_once * TASK.interface.tokens * 2)
+    chunk = at_once * TASK.interface.tokens * 2
+    monkeypatch.setattr(evaluation, "TOKENS_AT_ONCE", {"cpu": chunk, "other": chunk})
     split, sizes = Split(np.arange(10), np.arange(10)), []
 
     def answer(frozen, trainable, inputs, targets):

@@ -13,7 +13,8 @@ from fpt import UserError, load_run, train
 from fpt.config import Config, grid
 from fpt.evaluation import evaluate
 from fpt.experiment import Experiment
-from fpt.run import MEMORY_SHARE, resolved
+from fpt.planning import MEMORY_SHARE
+from fpt.run import resolved
 from fpt.stack import Pace
 from tasks.bits import BitXor
 from tests.running import assert_same, lines
@@ -97,9 +98,9 @@ def test_a_stack_that_does_not_fit_is_split(undisturbed, tmp_path, monkeypatch, 
     _, configs, results = undisturbed
     _room_for(3, configs, monkeypatch)
     split = train(configs, tmp_path)
-    assert [result["runs_in_stack"] for result in split] == [3, 3, 3, 1]
+    assert [result["runs_in_stack"] for result in split] == [2, 2, 2, 2]
     said = capsys.readouterr().out
-    assert "4 runs at once need more memory than there is; going on with 3" in said
+    assert "4 runs, 2 at a time: more at once need more memory than there is" in said
     for one, other in zip(split, results):
         assert one["test"]["loss"] == pytest.approx(other["test"]["loss"], rel=0.02)
 
