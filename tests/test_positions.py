@@ -20,7 +20,9 @@ WPE, TOKENS = "body/wpe", XOR.interface.tokens
 
 @pytest.fixture(scope="module")
 def folder(tiny_folder, tmp_path_factory):
-    return run(tiny_folder, tmp_path_factory.mktemp("runs"), steps=5)
+    folder = run(tiny_folder, tmp_path_factory.mktemp("runs"), steps=50, eval_every=10, batch=32)
+    assert load_run(folder).result["best_step"] > 0  # else nothing of it has moved
+    return folder
 
 
 def after(config, found, reached, steps=10):
