@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from fpt.load import LoadedRun
 
 RECORDS = Path(__file__).parent.parent / "results" / "records"
+# What a task's defaults are shown for: the language body, a random one, and one that is trained.
+CONDITIONS = {"frozen": {"load": "body"}, "random": {"load": "none"},
+              "trained": {"load": "none", "train": "all"}}
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -176,51 +179,57 @@ def scored_split(task: Task, data: Mapping[str, Split], name: str) -> Split:
 
 @dataclass(frozen=True)
 class Expected:
-    """Holds the results on record of a task's default settings: means over the seeds of the study
-    `defaults`."""
+    """Holds what runs on record reached under a task's default settings: means over their seeds."""
 
     accuracy: float  # on test
+    lr: float
     floor: float  # the best trivial predictor's, on the same examples
     minutes: float
 
 
-def expected(task: type[Task], load: str = "body") -> Expected | None:
-    """Reads the results on record of a task's laptop preset.
+def expected(task: type[Task], condition: str = "frozen") -> Expected | None:
+    """Reads the results on record of a task's laptop preset under one of CONDITIONS.
 
-    load: "body" for the body's weights, "none" for a random body.  Returns None where no run of
-    exactly these settings is on record.
+    The frozen language body is shown at the preset's learning rate; the others at the one of those
+    on record that is best on validation for their first seed.  Returns None where no run of these
+    settings is on record.
     """
-    wanted = Config.preset(task(), load=load).record()
+    wanted = Config.preset(task(), **CONDITIONS[condition]).record()
     weights = SHIPPED / wanted["body"] / "model.safetensors"
-    there = load != "none" and weights.is_file()
+    there = wanted["load"] != "none" and weights.is_file()
     wanted |= {"checkpoint": weights_digest([sha256(weights)]) if there else None}
     # The geometry is filled in when a run is prepared, and the means are over seeds.
-    compared = wanted.keys() - {"geometry", "seed"}
+    compared = wanted.keys() - {"geometry", "seed"} - ({"lr"} if condition != "frozen" else set())
     try:
         lines = [json.loads(line) for line in (RECORDS / "defaults.jsonl").read_text().splitlines()]
     except FileNotFoundError:
         return None
     same = lambda config: all(config.get(name) == wanted[name] for name in compared)
-    found = [line["result"] for line in lines if same(ABSENT | line["config"])]
+    found = [line for line in lines if same(ABSENT | line["config"])]
     if not found:
         return None
-    floors = [value for name, value in found[0]["floors"].items() if "/" not in name]
-    return Expected(fmean(result["test"]["accuracy"] for result in found), max(floors),
-                    fmean(result["seconds"] / result["runs_in_stack"] for result in found) / 60)
+    first = min(line["config"]["seed"] for line in found)
+    best = max((line for line in found if line["config"]["seed"] == first),
+               key=lambda line: line["result"]["validation"]["accuracy"])
+    lr = best["config"]["lr"]
+    results = [line["result"] for line in found if line["config"]["lr"] == lr]
+    floors = [value for name, value in results[0]["floors"].items() if "/" not in name]
+    return Expected(
+        fmean(result["test"]["accuracy"] for result in results), lr, max(floors),
+        fmean(result["seconds"] / result["runs_in_stack"] for result in results) / 60)
 
 
 def table() -> str:
     """Lists the tasks, their default settings and the results on record, as a markdown table."""
-    rows = [("task", "tokens", "body", "batch", "steps", "rate", "eval", "test", "random", "floor",
-             "min")]
+    rows = [("task", "tokens", "batch", "steps", "floor", *CONDITIONS, "min")]
     for name in tasks.TASKS:
         config = Config.preset(tasks.find(name)())
-        known, twin = expected(tasks.find(name)), expected(tasks.find(name), "none")
-        either = known or twin
-        figures = (known and f"{known.accuracy:.3f}", twin and f"{twin.accuracy:.3f}",
-                   either and f"{either.floor:.3f}", either and f"{either.minutes:.1f}")
-        rows.append((name, str(config.task.interface.tokens), config.body, str(config.batch),
-                     str(config.steps), f"{config.lr:g}", str(config.eval_every),
+        known = [expected(tasks.find(name), condition) for condition in CONDITIONS]
+        any_known = next((one for one in known if one), None)
+        figures = (any_known and f"{any_known.floor:.3f}",
+                   *(one and f"{one.accuracy:.3f} at {one.lr:g}" for one in known),
+                   any_known and f"{any_known.minutes:.1f}")
+        rows.append((name, str(config.task.interface.tokens), str(config.batch), str(config.steps),
                      *(figure or "-" for figure in figures)))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["|".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -101,8 +101,8 @@ class BitMemory(_Bits):
 
     name: ClassVar[str] = "bit-memory"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=4, steps=500, lr=1e-3, eval_every=100,
-                         eval_examples=500),
+        "laptop": Preset(body="gpt2-mini", batch=16, steps=3_000, lr=3e-3, eval_every=250,
+                         eval_examples=2_000, sizes={"bits": 50}, settings={"dropout": 0.0}),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
     }
 

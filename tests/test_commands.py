@@ -311,19 +311,34 @@ def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
     # As it was recorded before these were settings.
     older = {name: value for name, value in config.items() if name not in ABSENT}
     result = {"floors": {"coin": 0.3, "majority": 0.5, "part/other": 0.9}, "seconds": 120,
-              "runs_in_stack": 2}
+              "runs_in_stack": 2, "validation": {"accuracy": 0.5}}
     lines = [{"config": stated, "result": result | {"test": {"accuracy": accuracy}}}
              for stated, accuracy in ((older, 0.75), (config | {"seed": 1}, 1.0))]
     lines += [{"config": config | other, "result": result | {"test": {"accuracy": 0.1}}}
-              for other in ({"steps": 1}, {"load": "attention"},
+              for other in ({"steps": 1}, {"load": "attention"}, {"lr": 1e-4},
                             {"load": "none", "checkpoint": None}, {"dropout": 0.0},
                             {"birth": "statistics"}, {"optimizer": "muon"},
                             {"checkpoint": "0" * 32}, {"init": "depth-scaled"})]
     (tmp_path / "defaults.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert command.expected(BitXor) == command.Expected(0.875, 0.5, 1.0)
-    assert command.expected(BitXor, load="none") == command.Expected(0.1, 0.5, 1.0)
+    assert command.expected(BitXor) == command.Expected(0.875, 2e-3, 0.5, 1.0)
+    assert command.expected(BitXor, "random") == command.Expected(0.1, 2e-3, 0.5, 1.0)
+    assert command.expected(BitXor, "trained") is None
     row, = (line for line in command.table().splitlines() if line.startswith("bit-xor"))
-    assert [cell.strip() for cell in row.split("|")[-4:]] == ["0.875", "0.100", "0.500", "1.0"]
+    assert [cell.strip() for cell in row.split("|")[-5:]] == ["0.500", "0.875 at 0.002", "0.100 at 0.002", "-", "1.0"]
+
+
+def test_a_condition_is_shown_at_the_rate_that_is_best_on_validation_for_its_first_seed(
+        monkeypatch, tmp_path):
+    from scripts import command
+
+    monkeypatch.setattr(command, "RECORDS", tmp_path)
+    config = Config.preset(BitXor(), load="none", train="all").record() | {"checkpoint": None}
+    line = lambda lr, seed, validation, test: {"config": config | {"lr": lr, "seed": seed}, "result": {
+        "floors": {"majority": 0.5}, "seconds": 60, "runs_in_stack": 1,
+        "validation": {"accuracy": validation}, "test": {"accuracy": test}}}
+    lines = [line(1e-3, 1, 0.9, 0.5), line(1e-3, 0, 0.6, 0.7), line(1e-2, 0, 0.5, 1.0), line(1e-2, 1, 1.0, 1.0)]
+    (tmp_path / "defaults.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    assert command.expected(BitXor, "trained") == command.Expected(pytest.approx(0.6), 1e-3, 0.5, 1.0)
 
 
 def test_evaluate_repeats_the_result_and_writes_predictions(runs, command, tmp_path):
