@@ -208,7 +208,6 @@ COMMANDS = [
     ("--seconds must be", "benchmark", "--seconds", "nan"),
     ("--seconds must be", "benchmark", "--seconds", "-1"),
     ("--batch must be", "benchmark", "--batch", "0"),
-    ("not the pretraining", "benchmark", "--tasks", "language", "--against", "torch"),
     ("an argument is empty", "pretrain", ""),
     ("did you mean 'language'?", "pretrain", "Language"),
     ("which task?", "pretrain", "self", "--bits"),
