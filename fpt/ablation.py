@@ -91,7 +91,7 @@ class Losses:
     accuracy: float  # with all heads
     lost: np.ndarray  # [L, H]: accuracy
     error: np.ndarray  # [L, H]: the standard error of the lost accuracy, over examples
-    nats: np.ndarray  # [L, H]: by how much the mean loss grows
+    nats: np.ndarray  # [L, H]: by how much the mean loss of the examples that have one grows
     slices: dict[str, np.ndarray]  # name in `Task.slices` -> [L, H]: its lost accuracy
 
 
@@ -110,7 +110,7 @@ def ablate(ablation: Ablation, step: Callable[[], None] = lambda: None) -> Losse
         predictions, without = ablation.answers(kept)
         differ = whole.astype(np.float64) - (predictions == targets)  # [N, A]
         lost[place] = differ.mean(where=scored)
-        nats[place] = (without.astype(np.float64) - losses).mean()
+        nats[place] = (without.astype(np.float64) - losses)[scored.any(axis=1)].mean()
         error[place] = np.sqrt(len(inputs) * (differ * scored).sum(axis=1).var()) / scored.sum()
         for name, mask in parts.items():
             slices[name][place] = differ.mean(where=mask)

@@ -49,14 +49,15 @@ def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
 def score(task: Task, split: Split, predictions: np.ndarray, losses: np.ndarray) -> dict[str, Any]:
     """Scores one run's predictions [N, A] and losses [N] on a split.
 
-    Returns the accuracy over all scored answers, the mean loss, the number of examples `n`, and the
-    accuracy by slice.
+    Returns the accuracy over all scored answers, the mean loss of the examples that have one, the
+    number of examples `n`, and the accuracy by slice.
     """
     right, scored = predictions == split.targets, split.targets != UNSCORED
     parts = {name: mask & scored for name, mask in task.slices(split.inputs).items()}
     slices = {name: finite(right[part].mean()) for name, part in parts.items() if part.any()}
     return {"accuracy": float(right.mean(where=scored)),
-            "loss": finite(losses.mean(dtype=np.float64)), "n": len(right), "slices": slices}
+            "loss": finite(losses[scored.any(axis=1)].mean(dtype=np.float64)),
+            "n": len(right), "slices": slices}
 
 
 def evaluate(trainer: Trainer, frozen: dict, trainable: dict, split: Split,

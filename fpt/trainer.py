@@ -189,7 +189,7 @@ class Trainer:
         """Returns the compiled function by which the runs of a stack answer, without dropout.
 
         It maps (frozen, trainable [R, ...], inputs [N, ...], targets [N, A]) to predictions
-        [R, N, A] and mean losses [R, N].
+        [R, N, A] and mean losses [R, N], NaN for an example of which nothing is scored.
         """
 
         def answer(frozen, trainable, inputs, targets):

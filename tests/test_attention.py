@@ -13,7 +13,7 @@ from fpt import Config, UserError, ablation, attention, load_body, load_run, sav
 from fpt.arrays import unpack
 from fpt.attention import ALL, READ
 from fpt.interrupt import Interrupted
-from fpt.task import Split
+from fpt.task import UNSCORED, Split
 from tasks.bits import BitMemory, BitXor
 from tasks.expressions import read as symbols_of
 from tasks.images import Mnist
@@ -328,6 +328,15 @@ def test_what_is_lost_model_head_is_told_whole_and_by_slices(tiny_folder, tmp_pa
     mean = lambda losses: losses.mean(dtype=np.float64)
     assert found.nats[place] == pytest.approx(mean(losses) - mean(model.answers()[1]))
     assert found.slices["hidden"][place] == pytest.approx(differ[hidden].mean())
+
+
+def test_an_example_of_which_nothing_is_scored_has_no_part_in_the_loss_that_is_gained(xor):
+    inputs, targets = test_split(xor, 20)
+    targets, others = targets.copy(), np.arange(20) != 3
+    targets[3] = UNSCORED
+    gained = [ablation.ablate(ablation.Ablation(xor, split, "zero")).nats for split in
+              (Split(inputs, targets), Split(inputs[others], targets[others]))]
+    np.testing.assert_allclose(*gained, atol=1e-6)
 
 
 class Known:

@@ -57,6 +57,19 @@ def test_the_loss_of_a_split_is_the_mean_over_what_is_scored():
     assert found["accuracy"] == pytest.approx((logits.argmax(-1) == targets)[:, :10].mean())
 
 
+def test_an_example_of_which_nothing_is_scored_has_no_part_in_the_loss():
+    trainer, values = trainer_of()
+    split = trainer.task.load()["validation"]
+    inputs, targets = split.inputs[:6], split.targets[:6].copy()
+    targets[2] = UNSCORED
+    others = np.arange(6) != 2
+    stacked = {name: value[None] for name, value in values.items()}
+    found, = evaluate(trainer, {}, stacked, Split(inputs, targets))
+    without, = evaluate(trainer, {}, stacked, Split(inputs[others], targets[others]))
+    assert found["loss"] == pytest.approx(without["loss"], rel=1e-6)
+    assert (found["accuracy"], found["n"]) == (without["accuracy"], 6)
+
+
 def test_a_slice_is_of_what_is_scored_in_it_alone():
     inputs = np.array([[[1, -1, 1, 1], [0, -1, 0, 1]]], np.int8)
     targets = np.array([[1, 0, UNSCORED, UNSCORED]])
