@@ -195,7 +195,8 @@ class Stack:
         config = self.config
         body = {"body": config.body, "checkpoint": config.checkpoint or "none"}
         best = self._unstacked(self.best)
-        for folder, history, result, trained in zip(self.folders, self.history, self.results, best):
+        for folder, history, result, trained in zip(
+                self.folders, self.history, self.results, best, strict=True):
             identity = body | {"run": folder.config.digest, "frozen": result["frozen"]}
             folder.write_result(history, result, trained, identity)
 
@@ -241,7 +242,7 @@ class Stack:
         self.step = step
         without_runs = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
         like = jax.tree.map(without_runs, (self.state, self.best))
-        states = []
+        states, results = [], []
         for number, folder in enumerate(self.folders):
             leaves, notes = folder.read_state(self.step)
             if notes["data"] != self.experiment.digests:
@@ -249,8 +250,9 @@ class Stack:
                                 "them back, or delete the folder")
             states.append(saved.unflatten(leaves, like))
             self.history[number] = notes["history"]
-            if notes["result"]:
-                self.results = [*(self.results or []), notes["result"]]
+            results.append(notes["result"])
+        # A stack that was killed while it saved its results makes all of them again.
+        self.results = results if all(results) else None
         self.training = notes["training"]
         self._begun -= notes["seconds"]
         self.state, self.best = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

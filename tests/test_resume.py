@@ -9,12 +9,13 @@ import pytest
 
 import fpt.machine
 from fpt import UserError, train
+from fpt.arrays import described
 from fpt.config import Config, grid
 from fpt.experiment import Experiment
 from fpt.interrupt import Interrupted
 from fpt.planning import MEMORY_SHARE, together
 from fpt.progress import Steps
-from fpt.records import Folder
+from fpt.records import Folder, summary
 from fpt.run import resolved
 from fpt.stack import Pace
 from tasks.bits import BitXor
@@ -95,6 +96,46 @@ def test_killed_between_the_states_of_a_stack(undisturbed, tmp_path, monkeypatch
     train(configs, tmp_path)
     assert "going on at step 20\n" in capsys.readouterr().out
     assert_same(out, tmp_path)
+
+
+def test_killed_between_the_last_states_of_which_some_have_a_result(
+        undisturbed, tmp_path, monkeypatch):
+    """Stopped in the last evaluation, the four states of step 60 have no result; then two get one.
+
+    They are taken up in another order, in which each run must still get its own result.
+    """
+    out, configs, _ = undisturbed
+    usual, sent = BitXor.slices, []
+
+    def interrupt(task, inputs):
+        if not sent and len(inputs) == 64:  # the test split
+            sent.append(os.kill(os.getpid(), signal.SIGINT))
+        return usual(task, inputs)
+
+    monkeypatch.setattr(BitXor, "slices", interrupt)
+    with pytest.raises(Interrupted):
+        train(configs, tmp_path, quiet=True)
+    monkeypatch.undo()
+    write, count = Folder.write_state, 0
+
+    def write_some(*arguments):
+        nonlocal count
+        count += 1
+        if count > 2:
+            raise SystemError("killed")
+        write(*arguments)
+
+    monkeypatch.setattr(Folder, "write_state", write_some)
+    with pytest.raises(SystemError):
+        train(configs, tmp_path, quiet=True)
+    results = [described(file)["notes"]["result"] for file in tmp_path.rglob("state-00000060*")]
+    assert len(results) == 4 and results.count(None) == 2
+    monkeypatch.undo()
+    train(configs[::-1], tmp_path, quiet=True)
+    assert_same(out, tmp_path)
+    for run in out.iterdir():
+        of_once, of_these = (summary(folder / run.name)["result"] for folder in (out, tmp_path))
+        assert of_these["test"] == of_once["test"]
 
 
 def test_split_stacks_are_the_same_stacks_after_a_kill(config, tmp_path, monkeypatch):
