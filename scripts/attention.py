@@ -107,7 +107,7 @@ def _show_study(runs: list[recorded.Run], target: Path | None) -> None:
 def _measure(loaded, options: Options) -> dict[str, Any]:
     """Measures a run, writes the findings to its folder, and returns them with the run's record."""
     from fpt import attention, splits
-    from fpt.records import summary
+    from fpt.records import finite, summary
 
     begun, task, geometry = time.monotonic(), loaded.task, loaded.geometry
     data = options.data(loaded)
@@ -150,7 +150,8 @@ def _measure(loaded, options: Options) -> dict[str, Any]:
         "layers": geometry.layers, "heads": geometry.heads,
         "answer": next(iter(task.answer_tokens(measured.inputs[:1])), None),
         "units": attention.units(task), "measures": measures, "uniform": trained.uniform,
-        "floors": task.floors(data, measured), "trainable": loaded.trained,
+        "floors": {name: finite(value) for name, value in task.floors(data, measured).items()},
+        "trainable": loaded.trained,
         "seconds": round(time.monotonic() - begun, 1), **taken_out,
     })
     text = json.dumps(content, sort_keys=True, allow_nan=False) + "\n"

@@ -132,7 +132,7 @@ def _tables(runs: list[Run]) -> str:
     masks = [name for name in first["uniform"] if name not in first["units"]]
     for label, alike in recorded.chosen(runs).items():
         all_found = [findings(run) for run in alike]
-        mean = lambda name: f"{fmean(getattr(one, name) for one in all_found):.3f}"
+        mean = lambda name: _mean([getattr(one, name) for one in all_found])
         accuracy = fmean(run["result"]["test"]["accuracy"] for run in alike)
         needs.append([
             label, f"{alike[0]['config']['lr']:g}", str(len(alike)), f"{accuracy:.3f}",
@@ -167,9 +167,8 @@ def _legend(runs: list[Run]) -> str:
         sentences.append(f"`mass`: the share of a head's weights on \"{first['answer']}\", "
                          f"averaged over {first['n']:,} examples of {first['split']}, of the head "
                          "that has most; `at step 0`: of the same head before training.")
-    if "ablation" in first:
-        counts = sorted({run["attention"]["ablation"][BY]["n"] for run in runs
-                         if "ablation" in run["attention"]})
+    if counts := sorted({run["attention"]["ablation"][BY]["n"] for run in runs
+                         if "ablation" in run["attention"]}):
         sentences.append(f"`heads needed`: those, of {first['layers'] * first['heads']}, without "
                          f"which more accuracy is lost than {ERRORS} standard errors, each "
                          f"replaced by its mean over {' or '.join(map('{:,}'.format, counts))} "
@@ -186,6 +185,12 @@ def _legend(runs: list[Run]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _mean(values: list[float | None]) -> str:
+    """Writes the mean over the seeds that have a value."""
+    there = [value for value in values if value is not None]
+    return _number(fmean(there) if there else None)
 
 
 def _count(value: int | None) -> str:

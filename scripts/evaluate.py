@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> None:
     loaded = options.load(options.run)
     from fpt import splits
     from fpt.evaluation import answers, score
+    from fpt.records import finite
 
     data = options.data(loaded)
     size = len(scored_split(loaded.task, data, options.split).inputs)
@@ -51,9 +52,10 @@ def main(arguments: list[str]) -> None:
         write_whole(options.predictions, ("\n".join(lines) + "\n").encode())
     if options.export:
         loaded.export(options.export)
+    floors = {name: finite(value) for name, value in loaded.task.floors(data, split).items()}
     print(json.dumps({
         "run": loaded.folder.name, "split": options.split,
-        **score(loaded.task, split, predictions, losses), "floors": loaded.task.floors(data, split),
+        **score(loaded.task, split, predictions, losses), "floors": floors,
     }, indent=2))
 
 

@@ -1,6 +1,7 @@
 """Tests what `python -m scripts.attention` writes and prints of runs and of a study."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -71,6 +72,15 @@ def test_without_ablation_nothing_is_said_of_it(command, run):
     found = json.loads((run / "attention.json").read_text())
     assert (code == 0 and found["n"] == 5 and "ablation" not in found and "needed" not in out
             and "correlation" not in out)
+
+
+def test_the_floor_of_a_slice_without_examples_is_null(command, run, monkeypatch):
+    usual = BitXor.floors
+    monkeypatch.setattr(BitXor, "floors", lambda *asked: usual(*asked) | {"empty/vote": math.nan})
+    code, _, err = command("attention", run, "--ablated", "0", "--count", "5")
+    assert code == 0, err
+    floors = json.loads((run / "attention.json").read_text())["floors"]
+    assert floors.pop("empty/vote") is None and all(map(math.isfinite, floors.values()))
 
 
 def test_a_task_without_answer_tokens_is_told_so(command, run, monkeypatch):
@@ -193,6 +203,21 @@ def test_a_table_has_a_row_for_each_condition_over_its_seeds():
     assert (cells(text, "tiny, random", "entropy")
             == ["tiny, random", "entropy", "2.500", "2.500", "1.500", "4.000", "1.1"])
     assert "3 runs in all. Best floor on test: 0.510 (majority)." in text
+
+
+def test_where_heads_were_not_taken_out_the_tables_have_dashes():
+    """As with --ablated 0, for all seeds of a condition or for one of them."""
+    runs = [looked(load="none"), looked(seed=1), looked(seed=0)]
+    for run in runs[::2]:
+        for name in ("ablation", "correlation", "smallest"):
+            del run["attention"][name]
+    text = attention_table.tables(runs)
+    shown = ["0.001", "1", "0.800", "0.900", "0.150", "0.250", *["-"] * 6]
+    assert cells(text, "tiny, random") == ["tiny, random", *shown]
+    assert cells(text, "tiny")[7:] == ["-, 1", "0.200", "-, 0.1", "0.50 (1 of 2)", "-0.10 (0 of 2)",
+                                       "-, 2"]
+    assert "mean over 6 examples" in " ".join(text.split())
+    assert "heads needed`: those" not in attention_table.tables(runs[:1])
 
 
 def test_a_picture_shows_each_condition_of_one_task():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import subprocess
 import sys
@@ -361,6 +362,13 @@ def test_evaluate_on_another_split(runs, command):
     assert json.loads(command("evaluate", run, "--examples", 7)[1])["n"] == 7
     code, _, err = command("evaluate", run, "--split", "train")
     assert code == 2 and "known: validation, test" in err
+
+
+def test_evaluate_gives_null_for_the_floor_of_a_slice_without_examples(runs, command, monkeypatch):
+    usual = BitXor.floors
+    monkeypatch.setattr(BitXor, "floors", lambda *asked: usual(*asked) | {"empty/vote": math.nan})
+    floors = json.loads(command("evaluate", min(runs.iterdir()))[1])["floors"]
+    assert floors.pop("empty/vote") is None and all(map(math.isfinite, floors.values()))
 
 
 def test_an_export_is_a_checkpoint_for_us_and_for_transformers(runs, command, tmp_path):
