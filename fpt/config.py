@@ -20,9 +20,6 @@ from fpt.files import sha256
 from fpt.task import Task
 
 DTYPES = ("float32", "bfloat16")
-INITS = ("original", "depth-scaled")
-OPTIMIZERS = ("adam", "muon")
-DECAYS = ("constant", "cosine")
 # Says what runs did before a setting existed, for configurations that do not state it: not today's
 # defaults, which may change.
 ABSENT = {"birth": "weights", "redraw": "body", "optimizer": "adam", "weight_decay": 0.0,
@@ -32,9 +29,9 @@ TYPES = {"int": (lambda value: int(operator.index(value)), "a whole number"),
          "float": (operator.methodcaller("__float__"), "a number"), "str": (os.fspath, "a text")}
 SMALLEST, LARGEST = 1.2e-38, 3.4e38  # the positive numbers of float32
 MOST = 2**31 - 1  # steps and examples: devices count them in int32
-# Fields with a least value, and fields that take one of several words.
+# Fields with a least value, and fields that take one of several words; `init` takes the body's own.
 LEAST = {"steps": 1, "batch": 1, "eval_every": 1, "eval_examples": 1, "accumulate": 1, "warmup": 0}
-WORDS = {"dtype": DTYPES, "init": INITS, "optimizer": OPTIMIZERS, "decay": DECAYS,
+WORDS = {"dtype": DTYPES, "optimizer": ("adam", "muon"), "decay": ("constant", "cosine"),
          "birth": tuple(BIRTHS)}
 PRETRAINING = "pretraining"  # the stream of randomness of runs that pretrain a body
 # Settings that a record states only where they differ from these: older runs keep their names.

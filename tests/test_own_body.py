@@ -3,6 +3,7 @@
 Each is trained in a stack, frozen, stopped and resumed, recorded and loaded again.
 """
 
+import dataclasses
 import json
 import re
 import shutil
@@ -17,7 +18,7 @@ from fpt import UserError, load_body, load_run, train
 from fpt.arrays import digest
 from fpt.config import Config, grid
 from fpt.interrupt import Interrupted
-from fpt.parameters import resolve
+from fpt.parameters import Source, resolve
 from fpt.run import resolved
 from tasks.bits import BitXor
 from tests.running import assert_same, ctrl_c
@@ -150,6 +151,21 @@ def test_what_only_gpt2_has_is_refused_in_one_line(config, finished, tmp_path):
 def test_a_body_that_is_no_gpt2_is_loaded_with_a_run_alone(random):
     with pytest.raises(UserError, match="lstm is no GPT-2 body: train it"):
         load_body("lstm", random=random)
+
+
+def test_a_body_of_ones_own_has_initialisations_of_its_own(tmp_path):
+    text = MEAN.replace("    width: int = 8", '    inits = ("original", "wide")\n    width: int = 8')
+    text = text.replace("normal(0.3)", 'normal({"original": 0.3, "wide": 3.0}[init])')
+    (tmp_path / "mean.py").write_text(text)
+    usual = Config(BitXor(bits=3), body="mean", body_file=str(tmp_path / "mean.py"), **SETTINGS)
+    kernels = []
+    for init in ("original", "wide"):
+        config, _ = resolve(dataclasses.replace(usual, init=init))
+        kernels.append(np.asarray(Source(config, None).values(config, ["body/dense/kernel"])[
+            "body/dense/kernel"]))
+    np.testing.assert_allclose(kernels[1], 10 * kernels[0], rtol=1e-5)
+    with pytest.raises(UserError, match="unknown --init of mean 'wid'; did you mean 'wide'?"):
+        resolve(dataclasses.replace(usual, init="wid"))
 
 
 def test_a_changed_file_is_another_run(tmp_path):
