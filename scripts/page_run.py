@@ -189,8 +189,10 @@ def bars(runs: Sequence[LoadedRun], names: Sequence[str]) -> list[dict[str, Any]
 
 def command(config: Config) -> str | None:
     """Writes the command that trains a run of this configuration; None for a task that the training
-    command does not know."""
+    command does not know, and for a run that pretrained a body, in a stream of its own."""
     if not config.task_file and config.task.name not in tasks.TASKS:
+        return None
+    if config.stream and not config.start:
         return None
     usual = Config.preset(type(config.task)())
     named = ["--task-file", config.task_file] if config.task_file else [config.task.name]

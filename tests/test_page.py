@@ -2,6 +2,7 @@
 nothing of a task or a path becomes markup."""
 
 import base64
+import dataclasses
 import html
 import json
 import re
@@ -13,6 +14,7 @@ import pytest
 
 import scripts
 from fpt import Config, attention, load_run, train
+from fpt.config import PRETRAINING
 from scripts import page_run
 from scripts.options import Options, configurations
 from scripts.page_examples import some
@@ -197,6 +199,13 @@ def test_the_command_that_is_printed_makes_the_same_run(arguments):
     first = config(arguments)
     words = shlex.split(page_run.command(first))
     assert words[:3] == ["python", "-m", "scripts.train"] and config(words[3:]) == first
+
+
+def test_no_command_is_printed_for_a_body_that_was_pretrained_on_a_task(pair):
+    """`scripts.train` gives a run no stream of its own, and so other draws and another name."""
+    config = load_run(pair[0]).config
+    assert page_run.command(config) is not None
+    assert page_run.command(dataclasses.replace(config, stream=PRETRAINING)) is None
 
 
 def views(tokens, layers=2, heads=3, count=1, spare=False, read=1):
