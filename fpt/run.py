@@ -42,8 +42,7 @@ def train(configs: Config | Iterable[Config], out: Path | str = "runs",
     asked = list(configs) if isinstance(configs, Iterable) else [configs]
     if strange := [config for config in asked if not isinstance(config, Config)]:
         raise UserError(f"train takes a Config or several of them, not {strange[0]!r}")
-    if fewest := [config.steps for config in asked if not 0 <= keep <= config.steps]:
-        raise UserError(f"--keep must be from 0 to the number of steps, {min(fewest)}, not {keep}")
+    check_keep(keep, asked)
     found = resolved(asked)
     names = [config.name for config, _ in found]
     folders = {name: records.Folder(Path(out), config) for name, (config, _) in zip(names, found)}
@@ -158,6 +157,12 @@ def _check_finished(folders: list[records.Folder], data_dir: Path | None, keep: 
             lacks = keep and not {*kept_steps(steps, keep)} <= {*saved.kept(folder.path)}
             missing = ", without all the steps that --keep asks for" if lacks else ""
             print(f"{folder.path} is finished{missing}; delete it to train again")
+
+
+def check_keep(keep: int, configs: Iterable[Config]) -> None:
+    """Raises UserError where a run has too few steps to keep parameters at `keep` of them."""
+    if fewest := [config.steps for config in configs if not 0 <= keep <= config.steps]:
+        raise UserError(f"--keep must be from 0 to the number of steps, {min(fewest)}, not {keep}")
 
 
 def kept_steps(steps: int, keep: int) -> tuple[int, ...]:

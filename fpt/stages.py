@@ -11,12 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fpt import parameters, records, roles
+from fpt import optimization, parameters, records, roles
 from fpt.config import Config
 from fpt.errors import UserError
 from fpt.load import configuration
 from fpt.model import table
-from fpt.run import resolved, train
+from fpt.run import check_keep, resolved, train
 
 AFTER = "after "  # and the stages before: names a later stage's stream of randomness
 
@@ -77,8 +77,13 @@ def train_stages(configs: Sequence[Config], stages: Sequence[Stage], out: Path |
     planned = [[dataclasses.replace(config, train=stage.train, steps=stage.steps,
                                     rates=applying(config.rates, stage.train))
                 for config in configs] for stage in stages]
-    for run, _ in resolved(chain(*planned)):
-        roles.parse(run.train).among(table(run.task.interface, run.geometry))
+    check_keep(settings.get("keep", 0), chain(*planned))
+    for rate in chain(*(config.rates for config in configs)):
+        if not any(rate in run.rates for run in chain(*planned)):
+            raise UserError(f"--rates {rate}: no stage trains such a parameter; leave the factor "
+                            "out, or train these roles in a stage")
+    for run, _ in resolved(chain(*planned)):  # refuses roles and factors of what is not there
+        optimization.rates(run, table(run.task.interface, run.geometry))
     folders, results = [], []
     for runs in planned:
         if folders:

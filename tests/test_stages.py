@@ -234,6 +234,19 @@ def test_a_stage_that_cannot_be_is_refused_before_the_first(config, tmp_path, st
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("later, rates, keep, said", [
+    ("fpt:2", (), 3, "--keep must be from 0 to the number of steps, 2, not 3"),
+    ("norm:2", ("norm=0.1", "position=0.1"), 0, "--rates position=0.1: no stage trains such"),
+    ("norm@1:2", ("norm@0=0.1",), 0, "--rates norm@0=0.1: --train norm@1 trains no such"),
+])
+def test_what_a_later_stage_cannot_do_is_refused_before_the_first(
+        config, tmp_path, later, rates, keep, said):
+    with pytest.raises(UserError, match=said):
+        train_stages([dataclasses.replace(config, rates=rates)],
+                     [parse("output:4"), parse(later)], tmp_path / "runs", quiet=True, keep=keep)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_body_that_grew_in_an_earlier_stage_states_its_seed(config, tmp_path):
     first = finished(dataclasses.replace(config, train="all", seed=4), tmp_path / "runs")
     second = finished(following(first, train="output"), tmp_path / "runs")
