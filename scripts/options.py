@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,12 +55,16 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
                    **settings: Any) -> tuple[list[Config], Chosen]:
     """Reads the configurations of the runs and the options that a command line states.
 
-    settings: defaults that differ from those of the task's preset.  Raises UserError for invalid
-    values.
+    settings: defaults that differ from those of the task's preset; of a run that begins from
+    another, only what is trained, since all else follows from that one.  Raises UserError for
+    invalid values.
     """
     early = ahead(arguments, program)
-    usual = (_begun(early.from_, task_class, file) if early.from_ else
-             Config.preset(task_class(), early.preset, **settings))
+    if early.from_:
+        settings = {name: value for name, value in settings.items() if name == "train"}
+        usual = replace(_begun(early.from_, task_class, file), **settings)
+    else:
+        usual = Config.preset(task_class(), early.preset, **settings)
     offered = [option._replace(hint=tuple[option.hint, ...], default=(option.default,))
                if option.name in SEVERAL else option
                for option in options_of(Config, usual) if option.name not in ("task", *FOUND)]
@@ -79,7 +83,7 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     if chosen.from_:
         from fpt.stages import following
 
-        config = following(chosen.from_, file, **stated)
+        config = following(chosen.from_, file, **settings | stated)
     else:
         stated["task_file"] = file and str(file.resolve())
         with contract.blamed(task_class, "its sizes"):

@@ -289,6 +289,19 @@ def test_a_pretraining_that_diverges_is_a_result_like_any_other(command, small, 
     assert result["status"] == "diverged"
 
 
+def test_a_pretraining_that_begins_from_a_run_trains_all_weights_too(
+        command, trained_pair, tmp_path):
+    run, _ = trained_pair
+    assert json.loads((run / "config.json").read_text())["train"] == "fpt"
+    for words, trained in (((), "all"), (("--train", "norm"), "norm")):
+        code, _, err = command("pretrain", "task", "bit-xor", "--from", run, "--steps", 2,
+                               "--eval-every", 2, "--out", tmp_path / trained, *words,
+                               "--to", tmp_path / f"body-{trained}")
+        assert code == 0, err
+        file, = (tmp_path / trained).glob("*/config.json")
+        assert json.loads(file.read_text())["train"] == trained
+
+
 MISTAKES = [
     (("langauge",), "did you mean 'language'?"),
     (("task",), "which task?"),
