@@ -12,7 +12,7 @@ import numpy as np
 
 from fpt.errors import UserError
 from fpt.task import UNSCORED, Batch, Preset, Split
-from tasks.nexttoken import PRETRAINING, NextToken
+from tasks.nexttoken import PRETRAINING, NextToken, loss
 from tasks.text import END, prepare
 from tasks.tokenizers import found, kept
 
@@ -106,7 +106,7 @@ class Language(NextToken):
         """Adds the bits per byte of the scored text, and on all held-out text those of baselines:
         unigram, bigram and xz."""
         targets = examples.targets[examples.targets != UNSCORED]
-        nats = math.nan if score["loss"] is None else score["loss"]
+        nats = loss(score)
         bits = nats * targets.size / math.log(2) / self.text.bytes_of[targets].sum()
         floors = {f"bits per byte, {name}": value for name, value in self.text.floors.items()}
         usual = super().figures(data, examples, score, probes)

@@ -80,12 +80,16 @@ class NextToken(Task):
         return by_loss(score)
 
     def headline(self, score, probes) -> str:
-        loss = math.nan if score["loss"] is None else score["loss"]
-        return f"val loss {loss:.3f}  copying gain {copying_gain(probes):.2f}"
+        return f"val loss {loss(score):.3f}  copying gain {copying_gain(probes):.2f}"
 
     def figures(self, data, examples, score: Mapping[str, Any], probes) -> dict[str, float]:
         """Gives the loss in nats per token, and the copying gain."""
-        return {"loss": score["loss"], "copying gain": copying_gain(probes)}
+        return {"loss": loss(score), "copying gain": copying_gain(probes)}
+
+
+def loss(score: Mapping[str, Any]) -> float:
+    """Reads the loss off a score; NaN stands for one that is not finite."""
+    return math.nan if score["loss"] is None else score["loss"]
 
 
 def by_loss(score: Mapping[str, Any]) -> tuple:

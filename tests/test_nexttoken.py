@@ -13,6 +13,7 @@ from fpt import UserError
 from fpt.evaluation import score
 from fpt.gpt2 import GPT2
 from fpt.model import Model
+from fpt.records import finite
 from fpt.task import UNSCORED, Split
 from tasks.copying import Copying
 from tasks.language import Language
@@ -140,6 +141,15 @@ def test_a_perfect_copier_gains_all_that_random_symbols_cost():
     gain = pytest.approx(math.log(49))
     assert task.figures({}, None, {"loss": 1.0}, scores) == {"loss": 1.0, "copying gain": gain}
     assert math.isnan(copying_gain({"random": {"loss": 1.0}, "repeated": {"loss": None}}))
+
+
+def test_a_run_without_a_finite_loss_has_figures():
+    lost = {"loss": None, "accuracy": 0.1}
+    task, probes = Copying(), dict.fromkeys(Copying.probes, lost)
+    figures = task.figures({}, None, lost, probes)
+    assert {name: finite(value) for name, value in figures.items()} == {
+        "loss": None, "copying gain": None}
+    assert task.headline(lost, probes) == "val loss nan  copying gain nan"
 
 
 def test_the_gradient_of_a_tied_table_is_there_in_bfloat16_too():
