@@ -10,15 +10,17 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from fpt.attention import block, chunks, real_and_read, through
 from fpt.gpt2 import Block, Heads
 from fpt.load import LoadedRun
 from fpt.task import UNSCORED, Split
+from fpt.trainer import predictions_and_losses
 
 RESAMPLES = 2_000  # of the bootstrap
 BY = ("zero", "mean")  # what replaces the output of a head that is taken out
+
+_answers = jax.jit(predictions_and_losses)
 
 
 class Ablation:
@@ -65,7 +67,7 @@ class Ablation:
             for layer in range(first, geometry.layers):
                 x = self._through(layer, x, place, kept[layer])
             targets = self.split.targets[numbers]
-            found.append(predictions_and_losses(self.run.leave(x), targets))
+            found.append(_answers(self.run.leave(x), targets))
         predictions, losses = (np.concatenate(parts)[: len(self.split.inputs)]
                                for parts in zip(*found))
         return predictions, losses
@@ -186,10 +188,3 @@ def _mixed(block: Block, parameters: Mapping, x, weight):
     """
     mixed, _ = block.apply({"params": parameters}, x, method="mix")
     return jnp.einsum("bthd,bt->thd", mixed, weight.astype(jnp.float32))
-
-
-@jax.jit
-def predictions_and_losses(logits, targets) -> tuple[jax.Array, jax.Array]:
-    """Computes predictions [B, A], and each example's mean loss [B], from logits [B, A, C]."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return logits.argmax(-1).astype(jnp.int32), losses.mean(-1, where=targets != UNSCORED)

@@ -25,17 +25,12 @@ def memory(root: Path = Path("/")) -> int:
     stated = jax.devices()[0].memory_stats() or {}
     if stated.get("bytes_limit"):
         return stated["bytes_limit"]
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([host, *_address_space(), *_group_limits(root)])
-
-
-def _address_space() -> Iterator[int]:
-    """Yields the limit that `ulimit -v` sets, where there is one."""
     import resource
 
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
-        yield limit
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    granted, _ = resource.getrlimit(resource.RLIMIT_AS)  # what `ulimit -v` sets
+    limits = host, granted, *_group_limits(root)
+    return min(limit for limit in limits if limit != resource.RLIM_INFINITY)
 
 
 def _group_limits(root: Path) -> Iterator[int]:

@@ -52,7 +52,7 @@ class State(NamedTuple):
     trainable: dict  # name -> [R, ...] float32
     moments: Any  # the optimiser state, [R, ...]
     diverged: Any  # [R] int32: the step whose loss was not finite, and the last; or NEVER
-    loss: Any  # [R] float32: sum over the steps since `restart`
+    loss: Any  # [R] float32: sum over the steps since the last evaluation
     accuracy: Any  # [R] float32: likewise
 
 
@@ -194,9 +194,7 @@ class Trainer:
 
         def answer(frozen, trainable, inputs, targets):
             logits, _ = apply(self.model, trainable | frozen, self.task.encode(inputs))
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-            mean = losses.mean(-1, where=targets != UNSCORED)
-            return logits.argmax(-1).astype(jnp.int32), mean
+            return predictions_and_losses(logits, targets)
 
         return jax.jit(self._mapped(answer, (self.axes, 0, None, None)))
 
@@ -220,11 +218,10 @@ def _compiler_options() -> dict[str, str]:
     return {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 
 
-@jax.jit
-def restart(state: State) -> State:
-    """Sets the sums of loss and accuracy in a state to zero, as after an evaluation."""
-    zeros = jnp.zeros_like
-    return state._replace(loss=zeros(state.loss), accuracy=zeros(state.accuracy))
+def predictions_and_losses(logits, targets) -> tuple[jax.Array, jax.Array]:
+    """Computes predictions [B, A], and each example's mean loss [B], from logits [B, A, C]."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return logits.argmax(-1).astype(jnp.int32), losses.mean(-1, where=targets != UNSCORED)
 
 
 @jax.jit

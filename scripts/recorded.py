@@ -162,16 +162,10 @@ def chosen(runs: list[Run]) -> dict[str, list[Run]]:
     return found
 
 
-def validation(run: Run) -> float:
-    """Returns the accuracy on validation at the best step; -1 for a run that has none."""
-    accuracy = run["result"]["validation"]["accuracy"]
-    return -1.0 if accuracy is None else accuracy
-
-
 def merit(run: Run) -> tuple[float, float]:
     """Returns what runs are ranked by: accuracy on validation, then loss, the lower the better."""
-    loss = run["result"]["validation"]["loss"]
-    return validation(run), -math.inf if loss is None else -loss
+    best = run["result"]["validation"]
+    return best["accuracy"], -math.inf if best["loss"] is None else -best["loss"]
 
 
 def floors(result: dict[str, Any], part: str | None = None) -> dict[str, float]:

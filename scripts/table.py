@@ -50,7 +50,7 @@ def table(runs: list[Run]) -> str:
     are several."""
     chosen = recorded.chosen(runs)
     name, floor = recorded.best_floor(runs[0])
-    best = max(map(recorded.validation, runs))
+    best = max(run["result"]["validation"]["accuracy"] for run in runs)
     target = floor + SHARE * (best - floor)
     parts = sorted(set.union(*(set(run["result"]["test"]["slices"]) for run in runs)))
     reached = f"No run passes that floor (the best: {best:.3f})."

@@ -14,6 +14,7 @@ from fpt.arrays import unpack
 from fpt.attention import ALL, READ
 from fpt.interrupt import Interrupted
 from fpt.task import UNSCORED, Split
+from fpt.trainer import predictions_and_losses
 from tasks.bits import BitMemory, BitXor
 from tasks.expressions import read as symbols_of
 from tasks.images import Mnist
@@ -234,7 +235,7 @@ def test_an_ablation_that_takes_no_head_out_changes_nothing_to_the_bit(request, 
     x, (_, places) = run.enter(split.inputs), attention.real_and_read(run, split.inputs)
     for layer in range(2):
         x, _ = attention.through(*attention.block(run, layer), x, places if layer else None)
-    _, losses = ablation.predictions_and_losses(run.leave(x), split.targets)
+    _, losses = jax.jit(predictions_and_losses)(run.leave(x), split.targets)
     np.testing.assert_array_equal(found[1], losses)
 
 

@@ -20,7 +20,7 @@ from fpt.model import Model, table
 from fpt.optimization import schedule, transformation
 from fpt.randomness import stream
 from fpt.task import UNSCORED, Batch, Split
-from fpt.trainer import Trainer, restart
+from fpt.trainer import Trainer
 from tasks.bits import BitXor
 from tasks.copying import Copying
 
@@ -268,7 +268,7 @@ def trained(request):
     state = first(trainer.begin({name: value[None] for name, value in values.items()}))
     seen, losses, step = [values], [], 0
     for count in (1, 9, 130, 10):
-        state = advance(restart(state), step, count)
+        state = advance(state._replace(loss=jnp.zeros(())), step, count)
         step += count
         seen.append(state.trainable)
         losses.append(float(state.loss) / count)
