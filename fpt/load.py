@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -25,8 +24,6 @@ from fpt.gpt2 import GPT2
 from fpt.model import BODY, apply, body_table, draw_body, table
 from fpt.randomness import stream
 from fpt.trainer import Trainer
-
-NO_FILES: Mapping[str, Path | None] = MappingProxyType({})
 
 
 class LoadedBody:
@@ -96,8 +93,8 @@ def load_body(body: str | Path, random: bool = False, seed: int = 0, dtype: str 
 class LoadedRun:
     """Holds a trained model, `run(inputs) -> logits`, with its configuration and its result."""
 
-    def __init__(self, folder: Path, body: Path | str | LoadedBody | LoadedRun | None = None,
-                 files: Mapping[str, Path | None] = NO_FILES):
+    def __init__(self, folder: Path, body: Path | str | LoadedBody | LoadedRun | None,
+                 files: Mapping[str, Path | None]):
         """Loads a run, see `load_run`; files: the present paths of `task_file` and `body_file`."""
         self.folder = folder
         config = configuration(folder, files)
@@ -263,7 +260,7 @@ def load_run(folder: Path | str, body: Path | str | LoadedBody | LoadedRun | Non
     return LoadedRun(Path(folder), body, files)
 
 
-def configuration(folder: Path, given: Mapping[str, Path | None] = NO_FILES) -> Config:
+def configuration(folder: Path, given: Mapping[str, Path | None]) -> Config:
     """Reads a run's configuration, and checks that the name of its folder contains its digest.
 
     given: the present paths of the files that define its task and body, where a user names them.
@@ -295,7 +292,7 @@ def configuration(folder: Path, given: Mapping[str, Path | None] = NO_FILES) -> 
                                 f"then say --{name.replace('_', '-')} {place}")
         return records.configuration(
             stated | {name: str(place.resolve()) for name, place in places.items()})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is not the configuration of a run ({type(error).__name__}: "
                         f"{error})") from None
 

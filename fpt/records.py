@@ -107,23 +107,19 @@ def summary(folder: Path) -> dict[str, Any]:
 def configuration(stated: dict[str, Any]) -> Config:
     """Makes a configuration of its JSON, as `Config.record` gives it; executes a user's files.
 
-    Raises UserError for JSON that is not a configuration.
+    Raises KeyError, TypeError, ValueError or AttributeError for JSON that is not a configuration.
     """
-    try:
-        stated = ABSENT | NEWER | stated
-        file, geometry = stated["task_file"], stated["geometry"]
-        task = registry.from_file(Path(file)) if file else registry.find(stated["task"])
-        sizes = {name: tuple(value) if isinstance(value, list) else value
-                 for name, value in stated.pop("sizes").items()}
-        for name, value in task.retired.items():
-            if sizes.pop(name, value) != value:
-                raise ValueError(f"{task.name} no longer has the size {name}")
-        own = stated["body_file"] and registry.body_from_file(Path(stated["body_file"]))
-        geometry = geometry and bodies.from_stated(geometry, own)
-        return Config(**stated | {"task": task(**sizes), "geometry": geometry})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError("not the configuration of a run "
-                        f"({type(error).__name__}: {error})") from error
+    stated = ABSENT | NEWER | stated
+    file, geometry = stated["task_file"], stated["geometry"]
+    task = registry.from_file(Path(file)) if file else registry.find(stated["task"])
+    sizes = {name: tuple(value) if isinstance(value, list) else value
+             for name, value in stated.pop("sizes").items()}
+    for name, value in task.retired.items():
+        if sizes.pop(name, value) != value:
+            raise ValueError(f"{task.name} no longer has the size {name}")
+    own = stated["body_file"] and registry.body_from_file(Path(stated["body_file"]))
+    geometry = geometry and bodies.from_stated(geometry, own)
+    return Config(**stated | {"task": task(**sizes), "geometry": geometry})
 
 
 def check(config: Any, curve: Any, result: Any) -> None:
