@@ -5,6 +5,7 @@ import glob
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -26,20 +27,18 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> No
     to an open file.  Raises UserError where the folder cannot be written or the disk is full, and
     leaves nothing behind then.
     """
-    temporary = None
+    # The eight last characters are those that `remove_leftovers` expects.
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
+        with open(temporary, "xb") as file:
             content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException as error:  # Ctrl-C too, while a large file is being written
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the parent is no folder, or the name too long
+            temporary.unlink()
         if isinstance(error, OSError):
             raise _unwritten(path, error) from error
         raise
@@ -95,12 +94,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sha256(path: Path) -> str:
