@@ -203,6 +203,9 @@ class _Cifar(_Images):
     class_names: ClassVar[tuple[str, ...]] = (
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
+    augment: bool = True
+    """Lets training images be cropped, flipped and rotated at random."""
+
     def _drawn(self, images, numbers, key, step):
         if not self.augment:
             return super()._drawn(images, numbers, key, step)
@@ -231,8 +234,6 @@ class Cifar10(_Cifar):
 
     patch: int = 4
     """Sets the side of a token's patch, in pixels."""
-    augment: bool = True
-    """Lets training images be cropped, flipped and rotated at random."""
 
 
 @dataclass(frozen=True)
@@ -251,8 +252,6 @@ class Cifar10Lra(_Cifar):
 
     patch: int = 1
     """Sets the side of a token's patch, in pixels."""
-    augment: bool = True
-    """Lets training images be cropped, flipped and rotated at random."""
 
     def _stored(self, images):
         return gray(images)

@@ -38,6 +38,14 @@ class _Expressions(Task):
     """Loads or draws expressions, and computes what trivial predictors reach on them, for the task
     as it was meant (`ListOps`) and as it was released (`ListOpsOriginal`)."""
 
+    held_out: int = 2_000
+    """Sets the number of expressions of validation, and of test."""
+    data_seed: int = 0
+    """Sets the seed of the generator."""
+    source: str = "generated"
+    """Chooses the expressions: generated, or lra for the published files in the data folder's
+    listops/."""
+
     def __post_init__(self):
         if self.source not in SOURCES:
             raise nearest(self.source, SOURCES, "source")
@@ -161,13 +169,6 @@ class ListOps(_Expressions):
     """Sets the greatest number of arguments of an operator."""
     train_examples: int = 96_000
     """Sets the number of training expressions."""
-    held_out: int = 2_000
-    """Sets the number of expressions of validation, and of test."""
-    data_seed: int = 0
-    """Sets the seed of the generator."""
-    source: str = "generated"
-    """Chooses the expressions: generated, or lra for the published files in the data folder's
-    listops/."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -235,13 +236,6 @@ class ListOpsOriginal(_Expressions):
 
     train_examples: int = 20_000
     """Sets the number of training expressions; the published files have 96,000."""
-    held_out: int = 2_000
-    """Sets the number of expressions of validation, and of test."""
-    data_seed: int = 0
-    """Sets the seed of the generator."""
-    source: str = "generated"
-    """Chooses the expressions: generated, or lra for the published files in the data folder's
-    listops/."""
 
     law: ClassVar[Law] = PUBLISHED
     longest_published: ClassVar[int] = PUBLISHED.longest
