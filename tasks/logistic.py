@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from functools import partial
 
 import numpy as np
 
+from fpt.arrays import digest
 from fpt.cache import cached
 from fpt.task import Split
 
@@ -35,18 +37,14 @@ def _features(inputs) -> np.ndarray:
 def _fitted(train: Split, classes: int) -> np.ndarray:
     """Gives the weights [pixels + 1, classes], the last row the bias, from the cache if there."""
     settings = f"jax {PENALTY} {ITERATIONS} {classes} {np.shape(train.inputs)}"
-    digest = hashlib.sha256(settings.encode())
-    for array in train:
-        digest.update(np.ascontiguousarray(array))
+    name = hashlib.sha256(f"{settings}{digest(train._asdict())}".encode()).hexdigest()[:16]
 
     def make() -> dict[str, np.ndarray]:
         labels = np.asarray(train.targets)[:, 0]
         return {"weights": fit(_features(train.inputs), labels, classes)}
 
-    def report(line: str) -> None:
-        print(line, file=sys.stderr)  # standard output may be a command's JSON
-
-    return cached(f"logistic-regression-{digest.hexdigest()[:16]}", make, report)["weights"]
+    report = partial(print, file=sys.stderr)  # standard output may be a command's JSON
+    return cached(f"logistic-regression-{name}", make, report)["weights"]
 
 
 def fit(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
