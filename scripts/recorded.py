@@ -146,9 +146,11 @@ def word(setting: str, value: Any) -> str:
     """Writes a setting for a legend; returns "" for what the body's name implies: see USUAL."""
     if setting == "load" and value == "none":
         return "random"
-    if USUAL.get(setting) == value:
+    if USUAL.get(setting) == value or value in ([], ()):
         return ""
-    return f"{value}" if setting in ("task", "body", "birth") else f"{setting} {value}"
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
+    return f"{value}" if setting in ("task", "body", "birth", "stream") else f"{setting} {value}"
 
 
 def chosen(runs: list[Run]) -> dict[str, list[Run]]:
