@@ -128,7 +128,7 @@ class LoadedRun:
         if (there := identity.get("frozen")) != (here := arrays.digest(self.frozen)):
             raise UserError(f"the frozen parameters of {folder} have the sha256 "
                             f"{str(there)[:12]}..., and those made here {here[:12]}...: "
-                            f"{_differences(self.result)}")
+                            f"{machine.differences(self.result)}")
         self.trainable = {name: jnp.asarray(value)[None] for name, value in trained.items()}
         self.steps = (0, *saved.kept(folder))
         self.trainer = Trainer(self.model, self.config, source.table, source.axes(1), 1)
@@ -295,13 +295,3 @@ def configuration(folder: Path, given: Mapping[str, Path | None]) -> Config:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is not the configuration of a run ({type(error).__name__}: "
                         f"{error})") from None
-
-
-def _differences(result: dict[str, Any]) -> str:
-    """Describes how this machine differs from that of a result, to explain unequal parameters."""
-    here, there = machine.versions(), result.get("versions", {})
-    differ = [f"{name} {here.get(name)} where it had {there.get(name)}"
-              for name in sorted(here.keys() & there.keys()) if here.get(name) != there.get(name)]
-    if differ:
-        return f"this machine has {', '.join(differ)}"
-    return ("with the same versions of everything, so the body's weights or the kind of CPU differ")

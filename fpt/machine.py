@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,6 +79,16 @@ def versions() -> dict[str, str]:
     names = ("fpt", "jax", "jaxlib", "flax", "optax", "numpy", "tokenizers")
     installed = {name: version(name) for name in names}
     return {"python": platform.python_version()} | installed | {"blas": _blas()}
+
+
+def differences(result: dict[str, Any]) -> str:
+    """Describes how this machine differs from that of a result, to explain unequal parameters."""
+    here, there = versions(), result.get("versions", {})
+    differ = [f"{name} {here.get(name)} where it had {there.get(name)}"
+              for name in sorted(here.keys() & there.keys()) if here.get(name) != there.get(name)]
+    if differ:
+        return f"this machine has {', '.join(differ)}"
+    return "with the same versions of everything, so the body's weights or the kind of CPU differ"
 
 
 def _blas() -> str:

@@ -360,6 +360,30 @@ PARAMETERS = [
            "value is None"),
 ]
 
+LSTM = [
+    Mutant("fpt/lstm.py", "lstm:formulas", "the variance of a norm is the biased one",
+           "/ (x.shape[-1] - 1)",
+           "/ x.shape[-1]"),
+    Mutant("fpt/lstm.py", "lstm:formulas", "the cell that is carried on is not the normalised one",
+           "    return dropout(jax.nn.sigmoid(o) * jnp.tanh(c), rate, bits), c\n",
+           "    return dropout(jax.nn.sigmoid(o) * jnp.tanh(c), rate, bits), c * 2\n"),
+    Mutant("fpt/lstm.py", "lstm:formulas", "the gates stand in another order",
+           "i, f, o, g = jnp.split",
+           "f, i, o, g = jnp.split"),
+    Mutant("fpt/lstm.py", "lstm:formulas", "the gradient does not pass on to earlier tokens",
+           "h_gradient = transposed_product(gradients[1], kernel, dtype)",
+           "h_gradient = 0 * transposed_product(gradients[1], kernel, dtype)"),
+    Mutant("fpt/lstm.py", "lstm:formulas", "a residual layer has no residual",
+           "return x + states if geometry.residual else states",
+           "return states"),
+    Mutant("fpt/lstm.py", "lstm:drop_different", "all layers drop the same",
+           "jax.random.bits(stream(key, \"dropout\"), (geometry.layers, tokens, 2))",
+           "jnp.repeat(jax.random.bits(stream(key, \"dropout\"), (1, tokens, 2)), geometry.layers, 0)"),
+    Mutant("fpt/identity.py", "identity:normalised", "all tokens are returned, not those that are read",
+           "return self.ln_f(pick(embeds, read)), None",
+           "return self.ln_f(embeds), None"),
+]
+
 RECORDS = [
     Mutant("fpt/records.py", "records", "infinity is written into JSON",
            "return value if math.isfinite(value) else None",
@@ -825,4 +849,4 @@ ATTENTION = [
            "if False:"),
 ]
 
-MUTANTS = TRAINING + MODEL + PARAMETERS + RECORDS + TASKS + REPORTS + ATTENTION
+MUTANTS = TRAINING + MODEL + LSTM + PARAMETERS + RECORDS + TASKS + REPORTS + ATTENTION

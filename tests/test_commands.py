@@ -64,7 +64,7 @@ MISTAKES = [
     (("train", "bit-xor", "--dropout", "1"), "--dropout must be at least 0 and below 1"),
     (("train", "bit-xor", "--steps", "0"), "--steps must be at least 1"),
     (("train", "bit-xor", "--bits", "2000"), "4000 tokens, but gpt2-mini only 1024 positions"),
-    (("train", "bit-memory", "--patch", "7"), "--patch 7 does not divide --bits 1000"),
+    (("train", "bit-memory", "--patch", "7"), "--patch 7 does not divide --bits 50"),
     (("train", "--task-file", "nothing.py"), "no task file at nothing.py"),
     (("train", "mnist", "--data-dir", "/nowhere"), "/nowhere"),
     (("data", "cifar10", "--data-dir", "/nowhere"), "/nowhere"),
@@ -250,10 +250,10 @@ def test_none_is_a_value_where_the_field_can_have_it(words, value):
 
 
 OPTIONS = {  # of `train mnist`, and their defaults
-    "--patch": "4", "--side": "28", "--body": "gpt2-mini", "--lr": "0.01", "--steps": "2500",
+    "--patch": "14", "--side": "28", "--body": "gpt2-mini", "--lr": "0.003", "--steps": "3000",
     "--batch": "16", "--eval-every": "500", "--eval-examples": "None", "--load": "None",
     "--birth": "weights", "--redraw": "body", "--train": "fpt", "--seed": "0",
-    "--body-seed": "None", "--dtype": "float32", "--dropout": "0.1", "--embedding-dropout": "None",
+    "--body-seed": "None", "--dtype": "float32", "--dropout": "0.0", "--embedding-dropout": "None",
     "--attention-dropout": "None", "--residual-dropout": "None", "--clip": "1.0",
     "--optimizer": "adam", "--weight-decay": "0.0", "--warmup": "0", "--decay": "constant",
     "--accumulate": "1", "--init": "original", "--preset": "laptop", "--data-dir": "None",
