@@ -211,7 +211,8 @@ class Config:
         """Makes the configuration that a preset of the task states, with some settings changed.
 
         settings: values of the configuration's fields, or of the task's sizes.  Sizes of `task`
-        that differ from their defaults are kept too.  Raises UserError for an unknown preset.
+        that differ from their defaults are kept too; one that is to have its default against the
+        preset is stated here: `patch=4`.  Raises UserError for an unknown preset.
         """
         if preset not in task.presets:
             raise nearest(preset, task.presets, "preset")

@@ -50,6 +50,7 @@ def main() -> None:
     asked = {"optimizer": work.optimizer} if work.optimizer else {}
     config = Config.preset(task, body=work.body, batch=work.batch, load="none", body_seed=0,
                            dtype=work.dtype, geometry=geometry, **asked)
+    config = dataclasses.replace(config, task=task, dropout=0.1)  # at its published sizes
     model = model_of(config)
     reached = None if task.interface.tied else task.interface.tokens
     source = Source(config, None, reached=reached)
