@@ -167,7 +167,7 @@ def gray(images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Mnist(_Images):
-    """Shows handwritten digits in patches of 4 x 4 pixels and asks for the digit."""
+    """Shows handwritten digits in square patches and asks for the digit."""
 
     name: ClassVar[str] = "mnist"
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -182,7 +182,7 @@ class Mnist(_Images):
     deviation: ClassVar[tuple[float, ...]] = (1.0,)
 
     patch: int = 4
-    """Sets the side of a token's patch, in pixels."""
+    """Sets the side of a patch, which is a token, in pixels; 4 in the paper."""
     side: int = 28
     """Sets the side of the image in pixels: 28 as in the released code (49 tokens), or 32, padded
     with zeros (64 tokens), as the paper says."""
@@ -220,7 +220,7 @@ class _Cifar(_Images):
 
 @dataclass(frozen=True)
 class Cifar10(_Cifar):
-    """Shows photographs in patches of 4 x 4 pixels and asks which of ten things they show."""
+    """Shows photographs in square patches and asks which of ten things they show."""
 
     name: ClassVar[str] = "cifar10"
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -233,7 +233,7 @@ class Cifar10(_Cifar):
     deviation: ClassVar[tuple[float, ...]] = (0.2023, 0.1994, 0.2010)
 
     patch: int = 4
-    """Sets the side of a token's patch, in pixels."""
+    """Sets the side of a patch, which is a token, in pixels; 4 in the paper."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ class Cifar10Lra(_Cifar):
     deviation: ClassVar[tuple[float, ...]] = (0.5,)
 
     patch: int = 1
-    """Sets the side of a token's patch, in pixels."""
+    """Sets the side of a patch, which is a token, in pixels; 4 in the paper."""
 
     def _stored(self, images):
         return gray(images)
