@@ -251,7 +251,7 @@ class Cifar10Lra(_Cifar):
     deviation: ClassVar[tuple[float, ...]] = (0.5,)
 
     patch: int = 1
-    """Sets the side of a patch, which is a token, in pixels; 4 in the paper."""
+    """Sets the side of a patch, which is a token, in pixels; 1 in the Long Range Arena."""
 
     def _stored(self, images):
         return gray(images)
