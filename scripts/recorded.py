@@ -113,9 +113,9 @@ def conditions(runs: list[Run], but: Iterable[str] = ("seed",)) -> dict[str, lis
 
     Groups are in the order of their settings, and the runs of each in that of seed and rate.  A
     label that states `birth` (how loaded parameters get their first values) or `load` (which are
-    loaded) also states the body; where all runs are alike, task and body are the label.  Groups
-    that would have one label, as with bodies of one name and other weights, get a few digits of a
-    digest too.
+    loaded) also states the body, and one that states rates of roles or earlier stages what is
+    trained; where all runs are alike, task and body are the label.  Groups that would have one
+    label, as with bodies of one name and other weights, get a few digits of a digest too.
     """
     def said(run: Run, key: str) -> Any:
         return Path(run["config"][key]).name if key == "body" else settings(run).get(key)
@@ -125,6 +125,8 @@ def conditions(runs: list[Run], but: Iterable[str] = ("seed",)) -> dict[str, lis
     differ = differ or ["task", "body"]
     if USUAL.keys() & differ:
         differ = sorted({*differ, "body"})
+    if {"rates", "stream"} & {*differ}:
+        differ = sorted({*differ, "train"})
 
     def order(run: Run) -> list[tuple[float, str]]:
         values = ["" if USUAL.get(key) == said(run, key) else said(run, key) for key in differ]

@@ -20,7 +20,7 @@ def test_conditions_are_told_by_what_differs_in_order():
     assert (told(run(), run(birth="statistics"), run(load="none"))
             == ["tiny", "tiny, random", "statistics, tiny"])
     assert (told(run(rates=[]), run(rates=["norm=0.1", "output=2"]), run(rates=[], stream="after output:5"))
-            == ["bit-memory, tiny", "after output:5", "rates norm=0.1 output=2"])
+            == ["rates norm=0.1 output=2, train fpt", "train fpt", "after output:5, train fpt"])
 
 
 def test_the_rate_is_chosen_on_validation_of_the_first_seed_and_never_on_test():
