@@ -10,7 +10,8 @@ from fpt.errors import UserError
 from fpt.experiment import Experiment
 
 MEMORY_SHARE = 0.85  # of the device's memory that a stack may take
-# So many tokens in a step keep a device busy: with more of them a step takes as much longer.
+# So many tokens in a step keep a device busy: with more of them a step takes as much longer.  Those
+# of CPUs were measured on two cores, see results/log.md; those of other devices were not.
 ENOUGH_TOKENS = {"cpu": 640, "other": 65_536}
 # So many runs that share no matrix of the blocks gain from each other: a CPU's caches hold no more.
 ENOUGH_BODIES = {"cpu": 4, "other": 1_000}
@@ -30,8 +31,7 @@ def stacks(experiment: Experiment, folders: list[records.Folder]
         yield [named.pop(name) for name in names], step
     fresh = list(named.values())
     if fresh:
-        # By all runs that were asked for, so that stacks are the same ones after a kill.
-        size, why = planned(experiment, len(experiment.runs))
+        size, why = planned(experiment, len(fresh))
         if size < len(fresh):
             say(f"{len(fresh)} runs, {size} at a time: {why}")
         for first in range(0, len(fresh), size):
@@ -61,20 +61,20 @@ def together(begun: dict[str, list[tuple[int, tuple[str, ...]]]]) -> list[tuple[
     return groups
 
 
-def planned(experiment: Experiment, runs: int) -> tuple[int, str]:
-    """Chooses how many of so many runs are trained at once, and says why they are not more.
+def planned(experiment: Experiment, fresh: int) -> tuple[int, str]:
+    """Chooses how many of so many fresh runs are trained at once, and says why they are not more.
 
     The measured time of a run's step falls with the number of runs until the step has a certain
     number of tokens, or of bodies; more are not taken, nor more than the memory holds.  The runs
-    are divided evenly, so that few sizes are compiled.  Raises UserError where the device cannot
-    train one run.
+    that were asked for, finished ones too, are divided evenly, so that few sizes are compiled and
+    stacks are the same ones after a kill.  Raises UserError where the device cannot train one run.
     """
-    config = experiment.config
+    config, runs = experiment.config, len(experiment.runs)
     tokens = config.batch // config.accumulate * config.task.interface.tokens
     most, why = machine.by_device(**ENOUGH_TOKENS) // tokens, "more at once would not be faster"
     if not experiment.source.shares_body(runs):
         most = min(most, machine.by_device(**ENOUGH_BODIES))
-    quick = _even(runs, max(1, most))
+    quick = min(fresh, _even(runs, max(1, most)))
     size = fitting(experiment, quick)
     if size < quick:
         size, why = _even(runs, size), "more at once need more memory than there is"

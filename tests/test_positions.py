@@ -45,8 +45,8 @@ def test_the_rows_in_use_move_as_they_do_beside_all_others(folder, settings):
     few, all_rows = after(config, found, TOKENS), after(config, found, None)
     assert few[WPE].shape == (TOKENS, TINY.width) and all_rows[WPE].shape[0] == TINY.positions
     all_rows[WPE] = all_rows[WPE][:TOKENS]
-    # The norm of the gradient is summed in another order: 5e-8 was measured.
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), few, all_rows)
+    # The norm of the gradient is summed in another order: 4.4e-8 was measured.
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-7), few, all_rows)
 
 
 def test_the_other_rows_of_a_run_and_of_its_export_are_the_bodys(folder, tiny_folder, tmp_path):
