@@ -14,7 +14,8 @@ from fpt.errors import UserError
 from fpt.files import write_whole
 from scripts import recorded
 from scripts.arguments import POSITIONAL, parsed
-from scripts.command import RECORDS, run
+from scripts.command import run
+from scripts.recorded import RECORDS
 
 
 @dataclass(frozen=True)

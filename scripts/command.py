@@ -1,9 +1,7 @@
-"""Holds what the commands share: how they fail, how they name a task, and which results of a task's
-default settings are on record."""
+"""Holds what the commands share: how they fail, how a task is named, and how runs are loaded."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -11,25 +9,18 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import tasks
-from fpt.bodies import SHIPPED, weights_digest
-from fpt.config import ABSENT, Config
 from fpt.errors import UserError, nearest
-from fpt.files import data_folder, sha256
+from fpt.files import data_folder
 from fpt.task import Split, Task
 from scripts.arguments import ahead
+from scripts.defaults import table
 
 if TYPE_CHECKING:
     from fpt.load import LoadedRun
-
-RECORDS = Path(__file__).parent.parent / "results" / "records"
-# What a task's defaults are shown for: the language body, a random one, and one that is trained.
-CONDITIONS = {"frozen": {"load": "body"}, "random": {"load": "none"},
-              "trained": {"load": "none", "train": "all"}}
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -130,8 +121,10 @@ def chosen_task(arguments: list[str], program: str) -> tuple[type[Task], Path | 
     if arguments and not arguments[0].startswith("-"):
         return tasks.find(arguments[0]), None, arguments[1:]
     print(f"usage: {program} TASK [options]\n\n{table()}\n\n"
-          "test: the accuracy to expect; random: that of a random body;\n"
-          "floor: that of the best trivial predictor; min: minutes on two cores\n\n"
+          "floor: the accuracy of the best trivial predictor; frozen: that to expect of the\n"
+          "frozen language body; random: of a frozen random one (--load none); trained: of\n"
+          "a random one that is trained too (--load none --train all); each beside the\n"
+          "learning rate at which it was reached; min: minutes on two cores\n\n"
           f"`{program} TASK --help` lists the options of a task.")
     sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
 
@@ -175,62 +168,3 @@ def scored_split(task: Task, data: Mapping[str, Split], name: str) -> Split:
         raise UserError(f"the {name} split of {task.name} is what examples are cut from, and holds "
                         "none; --split test holds some")
     return data[name]
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Holds what runs on record reached under a task's default settings: means over their seeds."""
-
-    accuracy: float  # on test
-    lr: float
-    floor: float  # the best trivial predictor's, on the same examples
-    minutes: float
-
-
-def expected(task: type[Task], condition: str = "frozen") -> Expected | None:
-    """Reads the results on record of a task's laptop preset under one of CONDITIONS.
-
-    The frozen language body is shown at the preset's learning rate; the others at the one of those
-    on record that is best on validation for their first seed.  Returns None where no run of these
-    settings is on record.
-    """
-    wanted = Config.preset(task(), **CONDITIONS[condition]).record()
-    weights = SHIPPED / wanted["body"] / "model.safetensors"
-    there = wanted["load"] != "none" and weights.is_file()
-    wanted |= {"checkpoint": weights_digest([sha256(weights)]) if there else None}
-    # The geometry is filled in when a run is prepared, and the means are over seeds.
-    compared = wanted.keys() - {"geometry", "seed"} - ({"lr"} if condition != "frozen" else set())
-    try:
-        lines = [json.loads(line) for line in (RECORDS / "defaults.jsonl").read_text().splitlines()]
-    except FileNotFoundError:
-        return None
-    same = lambda config: all(config.get(name) == wanted[name] for name in compared)
-    found = [line for line in lines if same(ABSENT | line["config"])]
-    if not found:
-        return None
-    first = min(line["config"]["seed"] for line in found)
-    best = max((line for line in found if line["config"]["seed"] == first),
-               key=lambda line: line["result"]["validation"]["accuracy"])
-    lr = best["config"]["lr"]
-    results = [line["result"] for line in found if line["config"]["lr"] == lr]
-    floors = [value for name, value in results[0]["floors"].items() if "/" not in name]
-    return Expected(
-        fmean(result["test"]["accuracy"] for result in results), lr, max(floors),
-        fmean(result["seconds"] / result["runs_in_stack"] for result in results) / 60)
-
-
-def table() -> str:
-    """Lists the tasks, their default settings and the results on record, as a markdown table."""
-    rows = [("task", "tokens", "batch", "steps", "floor", *CONDITIONS, "min")]
-    for name in tasks.TASKS:
-        config = Config.preset(tasks.find(name)())
-        known = [expected(tasks.find(name), condition) for condition in CONDITIONS]
-        any_known = next((one for one in known if one), None)
-        figures = (any_known and f"{any_known.floor:.3f}",
-                   *(one and f"{one.accuracy:.3f} at {one.lr:g}" for one in known),
-                   any_known and f"{any_known.minutes:.1f}")
-        rows.append((name, str(config.task.interface.tokens), str(config.batch), str(config.steps),
-                     *(figure or "-" for figure in figures)))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["|".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([lines[0], "|".join("-" * width for width in widths), *lines[1:]])

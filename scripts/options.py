@@ -16,7 +16,7 @@ from fpt.errors import UserError, nearest
 from fpt.files import cache_folder
 from fpt.task import Task
 from scripts.arguments import ahead, options_of, read
-from scripts.command import expected
+from scripts.defaults import expected
 
 LOGS = ("tensorboard",)
 SEVERAL = ("lr", "seed")  # settings of which a command takes several values

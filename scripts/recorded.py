@@ -16,11 +16,11 @@ from typing import Any
 
 from fpt.config import ABSENT, FILES, FOUND, NEWER
 from fpt.errors import UserError, nearest
-from scripts.command import RECORDS
 
 Run = dict[str, Any]  # a line of a study: see `fpt.records.summary`
 # Settings that the names of body and task stand for.
 UNTOLD = {*FOUND, *FILES} - {"stream"}
+RECORDS = Path(__file__).parent.parent / "results" / "records"
 USUAL = {"birth": "weights", "load": "body"}  # settings that the name of a body implies
 ATTENTION = "attention.json"  # written by `scripts.attention` to a run's folder
 PARTS = ("run", "config", "curve", "result")  # of a run

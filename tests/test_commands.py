@@ -123,10 +123,10 @@ def test_without_a_task_the_table_is_printed(command):
 
 
 def test_the_readmes_table_is_the_commands():
-    from scripts.command import table
+    from scripts.defaults import table
 
     readme = (ROOT / "README.md").read_text()
-    assert table() in readme, "README.md: put there what scripts.command.table() gives"
+    assert table() in readme, "README.md: put there what scripts.defaults.table() gives"
 
 
 def test_the_readmes_tree_names_every_file():
@@ -303,16 +303,16 @@ def test_a_task_of_ones_own_has_no_field_that_is_named_as_an_option(refused, tmp
 
 
 def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
-    from scripts import command
+    from scripts import defaults
 
-    monkeypatch.setattr(command, "RECORDS", tmp_path)
-    assert command.expected(BitXor) is None
+    monkeypatch.setattr(defaults, "RECORDS", tmp_path)
+    assert defaults.expected(BitXor) is None
     config = Config.preset(BitXor(), load="body").record()
     config |= {"checkpoint": checkpoint.locate(config["body"]).digest}
     # As it was recorded before these were settings.
     older = {name: value for name, value in config.items() if name not in ABSENT}
     result = {"floors": {"coin": 0.3, "majority": 0.5, "part/other": 0.9}, "seconds": 120,
-              "runs_in_stack": 2, "validation": {"accuracy": 0.5}}
+              "runs_in_stack": 2, "validation": {"accuracy": 0.5, "loss": 1.0}}
     lines = [{"config": stated, "result": result | {"test": {"accuracy": accuracy}}}
              for stated, accuracy in ((older, 0.75), (config | {"seed": 1}, 1.0))]
     lines += [{"config": config | other, "result": result | {"test": {"accuracy": 0.1}}}
@@ -321,25 +321,26 @@ def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
                             {"birth": "statistics"}, {"optimizer": "muon"},
                             {"checkpoint": "0" * 32}, {"init": "depth-scaled"})]
     (tmp_path / "defaults.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert command.expected(BitXor) == command.Expected(0.875, 2e-3, 0.5, 1.0)
-    assert command.expected(BitXor, "random") == command.Expected(0.1, 2e-3, 0.5, 1.0)
-    assert command.expected(BitXor, "trained") is None
-    row, = (line for line in command.table().splitlines() if line.startswith("bit-xor"))
-    assert [cell.strip() for cell in row.split("|")[-5:]] == ["0.500", "0.875 at 0.002", "0.100 at 0.002", "-", "1.0"]
+    assert defaults.expected(BitXor) == defaults.Expected(0.875, 2e-3, 0.5, 1.0)
+    assert defaults.expected(BitXor, "random") == defaults.Expected(0.1, 2e-3, 0.5, 1.0)
+    assert defaults.expected(BitXor, "trained") is None
+    row, = (line for line in defaults.table().splitlines() if line.startswith("bit-xor"))
+    assert [cell.strip() for cell in row.split("|")[-5:]] == ["0.500", "0.875 2e-3", "0.100 2e-3", "-", "1.0"]
+    assert max(map(len, defaults.table().splitlines())) <= 80
 
 
 def test_a_condition_is_shown_at_the_rate_that_is_best_on_validation_for_its_first_seed(
         monkeypatch, tmp_path):
-    from scripts import command
+    from scripts import defaults
 
-    monkeypatch.setattr(command, "RECORDS", tmp_path)
+    monkeypatch.setattr(defaults, "RECORDS", tmp_path)
     config = Config.preset(BitXor(), load="none", train="all").record() | {"checkpoint": None}
     line = lambda lr, seed, validation, test: {"config": config | {"lr": lr, "seed": seed}, "result": {
         "floors": {"majority": 0.5}, "seconds": 60, "runs_in_stack": 1,
-        "validation": {"accuracy": validation}, "test": {"accuracy": test}}}
+        "validation": {"accuracy": validation, "loss": 1.0}, "test": {"accuracy": test}}}
     lines = [line(1e-3, 1, 0.9, 0.5), line(1e-3, 0, 0.6, 0.7), line(1e-2, 0, 0.5, 1.0), line(1e-2, 1, 1.0, 1.0)]
     (tmp_path / "defaults.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
-    assert command.expected(BitXor, "trained") == command.Expected(pytest.approx(0.6), 1e-3, 0.5, 1.0)
+    assert defaults.expected(BitXor, "trained") == defaults.Expected(pytest.approx(0.6), 1e-3, 0.5, 1.0)
 
 
 def test_evaluate_repeats_the_result_and_writes_predictions(runs, command, tmp_path):

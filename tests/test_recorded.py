@@ -5,8 +5,7 @@ import json
 import pytest
 
 from scripts import attention_table
-from scripts.command import RECORDS
-from scripts.recorded import best_floor, chosen, conditions, read, study
+from scripts.recorded import RECORDS, best_floor, chosen, conditions, read, study
 from scripts.table import steps_to, table, tables
 from tests.recording import run
 
