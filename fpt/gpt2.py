@@ -22,9 +22,10 @@ import jax
 import jax.numpy as jnp
 
 from fpt.body import Body, Parameter, Table
+from fpt.causal import attend, weigh
 from fpt.errors import UserError, nearest
 from fpt.initialisers import normal, ones, zeros
-from fpt.layers import Projection, dropout, materialised, norm, pick, positions, precision
+from fpt.layers import Projection, dropout, materialised, norm, pick, positions
 
 NO_DROPOUT = (None, None, None)  # bits for a block's three uses of dropout
 DEVIATION = 0.02  # of the weights' initialiser
@@ -140,16 +141,6 @@ class Seen(NamedTuple):
     maps: jax.Array | None  # [L, B, H, T, T]: attention weights by query and key, before dropout
 
 
-def visible(read, tokens: int):
-    """Tells which of T tokens each token that is read may attend to: bool [1 or B, 1, Q, T]."""
-    places = jnp.arange(tokens)
-    if not isinstance(read, int | None):
-        queries = read
-    else:
-        queries = places[None] if read is None else places[None, -read:]
-    return (places[None, None] <= queries[:, :, None])[:, None]
-
-
 class Heads(NamedTuple):
     """Holds, for an ablation, which heads of a layer stay and what replaces the others' outputs."""
 
@@ -187,16 +178,12 @@ class Attention(nn.Module):
         else:
             query = self.c_attn(pick(x, read), slice(width))
             key, value = jnp.split(self.c_attn(x, slice(width, None)), 2, axis=-1)
-        split = lambda t: t.reshape(*t.shape[:2], heads, -1).astype(self.dtype)  # [B, T, H, D / H]
-        query, key, value = split(query), split(key), split(value)
-        einsum = functools.partial(jnp.einsum, precision=precision(self.dtype),
-                                   preferred_element_type=jnp.float32)
-        scores = einsum("bqhd,bthd->bhqt", query, key)
-        scores = scores / math.sqrt(width // heads)
-        scores = jnp.where(visible(read, x.shape[1]), scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores)
-        mixed = dropout(weights, self.geometry.attention_dropout, bits).astype(self.dtype)
-        return einsum("bhqt,bthd->bqhd", mixed, value), weights
+        query = query / math.sqrt(width // heads)
+        split = lambda t: t.reshape(*t.shape[:2], heads, -1).swapaxes(1, 2).astype(self.dtype)
+        query, key, value = split(query), split(key), split(value)  # [B, H, T, D / H]
+        places = jnp.arange(x.shape[1])[None, -read:] if isinstance(read, int) else read
+        mixed = attend(query, key, value, places, bits, self.geometry.attention_dropout)
+        return jnp.swapaxes(mixed, 1, 2), weigh(query, key, places)
 
 
 class FeedForward(nn.Module):
@@ -258,6 +245,8 @@ class Stack(nn.Module):
         tokens = embeds.shape[1]
         if tokens > len(self.wpe):
             raise ValueError(f"{tokens} tokens, but the body has {len(self.wpe)} positions")
+        if isinstance(read, int) and read == tokens:
+            read = None  # all are read
         places = 3 * geometry.layers + 1
         bits = [None] * places if key is None else jax.random.bits(key, (places, 2))
 

@@ -61,8 +61,13 @@ def _product_backward(dtype, residuals, gradient):
         left.astype(dtype), right.astype(dtype), (axes, ((), ())), precision(dtype), jnp.float32)
     leading = tuple(range(x.ndim - 1))
     by_x = along(gradient, kernel, ((x.ndim - 1,), (1,)))
-    # Where the kernel is frozen, the next line is dead code, and the compiler removes it.
-    by_kernel = along(x, gradient, (leading, leading))
+    # Where the kernel is frozen, the next lines are dead code, and the compiler removes them.
+    # XLA's CPU compiler copies the left factor, transposed: let that be the narrower one.  The
+    # barrier keeps it from folding the last transposition into a bfloat16 product it does not have.
+    if x.shape[-1] <= gradient.shape[-1]:
+        by_kernel = along(x, gradient, (leading, leading))
+    else:
+        by_kernel = jax.lax.optimization_barrier(along(gradient, x, (leading, leading))).T
     return by_x.astype(x.dtype), by_kernel.astype(kernel.dtype)
 
 

@@ -2,12 +2,14 @@
 
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fpt import evaluation
 from fpt.evaluation import answers, evaluate, score
 from fpt.task import UNSCORED, Split
+from fpt.trainer import chosen
 from tasks.bits import BitMemory
 from tests.test_optimization import logits_of, trainer_of
 
@@ -78,3 +80,9 @@ def test_a_slice_is_of_what_is_scored_in_it_alone():
     assert (found["accuracy"], found["slices"]) == (1 / 2, {"hidden": 1.0, "visible": 0.0})
     hidden = Split(inputs, np.array([[1, UNSCORED, 1, UNSCORED]]))
     assert score(TASK, hidden, predictions, np.array([0.5]))["slices"] == {"hidden": 1.0}
+
+
+def test_the_class_chosen_is_argmaxs_the_first_of_equal_ones_and_never_out_of_range():
+    logits = np.random.default_rng(0).integers(0, 3, (5, 4, 7)).astype(np.float32)
+    np.testing.assert_array_equal(chosen(jnp.asarray(logits)), logits.argmax(-1))
+    assert int(chosen(jnp.full((1, 1, 7), jnp.nan))[0, 0]) == 6
