@@ -8,12 +8,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 
 from fpt import roles
 from fpt.body import Table
 from fpt.config import Config
 from fpt.errors import UserError
+from fpt.muon import scale_by_muon
 
 
 def transformation(config: Config, table: Table) -> optax.GradientTransformation:
@@ -21,16 +21,15 @@ def transformation(config: Config, table: Table) -> optax.GradientTransformation
 
     The gradient of all trained parameters is clipped by its joint norm.  adam: as torch computes
     it; AdamW (Loshchilov & Hutter 2019) where weights decay.  muon: the matrices of the blocks by
-    Muon (Jordan et al. 2024), each step of the size that Adam's would have (Liu et al. 2025), all
-    else by Adam with Nesterov's momentum, as optax has it.
+    Muon, whose weights alone decay, all else by Adam with Nesterov's momentum.
     """
     matrices = lambda values: {name: table[name].matrix for name in values}
     if config.optimizer == "muon":
-        numbers = lambda values: {name: optax.contrib.MuonDimensionNumbers() if matrix else None
-                                  for name, matrix in matrices(values).items()}
-        optimizer = optax.contrib.muon(
-            learning_rate=-1.0, weight_decay=config.weight_decay, consistent_rms=0.2,
-            muon_weight_dimension_numbers=numbers)
+        labels = lambda values: {name: "matrix" if matrix else "other"
+                                 for name, matrix in matrices(values).items()}
+        decayed = optax.chain(scale_by_muon(), optax.add_decayed_weights(config.weight_decay))
+        others = optax.scale_by_adam(nesterov=True)
+        optimizer = optax.partition({"matrix": decayed, "other": others}, labels)
     elif config.weight_decay:
         decay = optax.add_decayed_weights(config.weight_decay, matrices)
         optimizer = optax.chain(optax.scale_by_adam(), decay)
