@@ -60,7 +60,7 @@ class Stack:
                 folder.write_frozen({name: np.asarray(frozen[name]) for name in names})
         self.condition = self.trainer.condition(configs)
         self.best = jax.tree.map(jnp.copy, trainable)
-        self.state = self.trainer.begin(trainable)
+        self.state = jax.jit(self.trainer.begin)(trainable)
         self.step, self.training, self._begun = 0, 0.0, begun
         self.history: list[list[dict]] = [[] for _ in folders]
         self.results: list[dict] | None = None

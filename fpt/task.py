@@ -67,6 +67,11 @@ class Batch(NamedTuple):
     anywhere: bool = False  # begins at any position of the body with room for it, else at the first
 
 
+# Settings of a run that drops nothing anywhere.
+WITHOUT_DROPOUT = dict.fromkeys(
+    ("dropout", "embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
+
+
 @dataclass(frozen=True)
 class Preset:
     """Holds the settings that a task is run under unless an option overrules them."""

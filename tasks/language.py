@@ -17,6 +17,7 @@ from tasks.text import END, prepare
 from tasks.tokenizers import found, kept
 
 VALIDATION = 128  # windows
+SHORTEST_REPEATED = 8  # tokens
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,26 @@ class Language(NextToken):
     """Names a tokenizer.json to use; None learns a byte-level vocabulary from the text. Runs record
     the sha256 of the file, and keep a copy of it in the cache folder."""
 
+    repeats: float = 0.0
+    """Sets the share of training windows that say their first tokens again and again, as many of
+    them as are drawn anew for each window, from 8 to half the context: such windows teach a body to
+    copy."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.repeats <= 1:
+            raise UserError(f"language: --repeats must be from 0 to 1, not {self.repeats:g}")
+        if self.repeats and self.context < 2 * SHORTEST_REPEATED:
+            raise UserError(f"language: --repeats needs a --context of at least "
+                            f"{2 * SHORTEST_REPEATED}, not {self.context}")
+
     def settings(self) -> dict[str, Any]:
-        """Gives the sizes, with the sha256 of the tokenizer, since its place does not matter."""
-        return super().settings() | {"tokenizer": self.tokenizer and kept(self.tokenizer)}
+        """Gives the sizes, with the sha256 of the tokenizer, since its place does not matter.
+
+        Without repeats there is no word of them, so that older runs keep their names.
+        """
+        found = super().settings() | {"tokenizer": self.tokenizer and kept(self.tokenizer)}
+        return found if self.repeats else {name: found[name] for name in found if name != "repeats"}
 
     def sources(self) -> dict[str, str]:
         return self.text.sources
@@ -81,7 +99,8 @@ class Language(NextToken):
     def draw(self, train, key, step, batch) -> Batch:
         """Draws windows of the stream, each once in an epoch.
 
-        All windows of a step are shifted by one offset, which is drawn for that step.
+        All windows of a step are shifted by one offset, which is drawn for that step.  In a share
+        `repeats` of them the first tokens take the place of the later ones.
         """
         import jax
         import jax.numpy as jnp
@@ -92,7 +111,14 @@ class Language(NextToken):
         phase_key = jax.random.fold_in(stream(key, "phase"), step)
         phase = jax.random.randint(phase_key, (), 0, self.context)
         first = shuffled(key, step, batch, size) * self.context + phase
-        tokens = train.inputs[first[:, None] + jnp.arange(self.context + 1)[None]].astype(jnp.int32)
+        places = jnp.arange(self.context + 1)[None]
+        if self.repeats:
+            longest = self.context // 2
+            keys = jax.random.split(jax.random.fold_in(stream(key, "repeat"), step))
+            length = jax.random.randint(keys[0], (batch, 1), SHORTEST_REPEATED, longest + 1)
+            chosen = jax.random.uniform(keys[1], (batch, 1)) < self.repeats
+            places = jnp.where(chosen, places % length, places)
+        tokens = train.inputs[first[:, None] + places].astype(jnp.int32)
         return Batch(tokens[:, :-1], tokens[:, 1:], self.anywhere)
 
     def floors(self, data, examples) -> dict[str, float]:

@@ -18,7 +18,7 @@ import numpy as np
 from fpt.cache import cached
 from fpt.errors import UserError, nearest
 from fpt.files import sha256
-from fpt.task import UNSCORED, Batch, Interface, Preset, Split, Task
+from fpt.task import UNSCORED, WITHOUT_DROPOUT, Batch, Interface, Preset, Split, Task
 from tasks import predictors
 from tasks.expressions import CLOSE, FIRST, OPERATORS, WORDS, draw_distinct, read_file, write
 from tasks.law import Law
@@ -152,7 +152,9 @@ class ListOps(_Expressions):
 
     name: ClassVar[str] = "listops"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=4, steps=2_000, lr=1e-2, eval_every=500),
+        "laptop": Preset(body="gpt2-mini", batch=32, steps=4_000, lr=3e-3, eval_every=500,
+                         sizes={"shortest": 8, "longest": 24, "arguments": 3},
+                         settings=WITHOUT_DROPOUT),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000,
                         sizes={"shortest": 501, "longest": 1_024}),
     }

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fpt.errors import UserError
-from fpt.task import UNSCORED, Interface, Split, Task
+from fpt.task import UNSCORED, WITHOUT_DROPOUT, Interface, Split, Task
 
 SPAN = 64  # tokens that a probe repeats, where the context has room for them
 PROBES = 128  # examples of a probe
@@ -19,8 +19,7 @@ BEGIN = 0  # the symbol that begins an example of random symbols, and is none of
 # How a body is pretrained unless options overrule these settings.
 PRETRAINING = {
     "train": "body+token", "load": "none", "init": "depth-scaled", "optimizer": "muon",
-    "weight_decay": 0.1, "decay": "cosine", "dropout": 0.0, "embedding_dropout": 0.0,
-    "attention_dropout": 0.0, "residual_dropout": 0.0,
+    "weight_decay": 0.1, "decay": "cosine", **WITHOUT_DROPOUT,
 }
 
 

@@ -75,4 +75,4 @@ def test_a_preset_brings_its_sizes_but_for_those_that_were_given():
     sizes = config.task.shortest, config.task.longest
     assert (*sizes, config.steps) == (501, 1_024, 1_000_000)
     assert Config.preset(ListOps(longest=600), "paper").task.longest == 600
-    assert Config.preset(ListOps()).task == ListOps()
+    assert Config.preset(ListOps()).task == ListOps(shortest=8, longest=24, arguments=3)

@@ -56,6 +56,36 @@ def test_a_draw_is_a_function_of_key_and_step(draw):
     assert not any(np.array_equal(draw(0, 5).inputs, other) for other in others)
 
 
+def test_a_share_of_the_windows_says_its_first_tokens_again_and_again():
+    context, batch = 64, 32
+    train = Split(jnp.arange(50 * context, dtype=jnp.uint16), jnp.zeros((0, context), jnp.int32))
+    task, periods = Language(context=context, repeats=0.5), []
+    for step in range(20):
+        inputs, targets, _ = task.draw(train, jax.random.key(0), step, batch)
+        whole = np.concatenate([inputs, targets[:, -1:]], axis=1)
+        assert (whole[:, 1:] == targets).all()
+        for window in whole - whole[:, :1]:
+            falls = np.flatnonzero(np.diff(window) < 0)
+            period = falls[0] + 1 if len(falls) else None
+            assert (window == np.arange(context + 1) % (period or context + 1)).all()
+            periods.append(period)
+    found = [period for period in periods if period]
+    assert 0.4 < len(found) / len(periods) < 0.6
+    assert (min(found), max(found)) == (8, 32)
+
+
+@pytest.mark.parametrize("sizes", [{"repeats": -0.1}, {"repeats": 1.5},
+                                   {"repeats": 0.1, "context": 14}], ids=str)
+def test_a_share_of_repeats_that_cannot_be_is_refused(sizes):
+    with pytest.raises(UserError, match="--repeats"):
+        Language(**sizes)
+
+
+def test_a_language_run_without_repeats_is_named_as_before_there_were_any():
+    assert "repeats" not in Language().settings()
+    assert Language(repeats=0.1).settings()["repeats"] == 0.1
+
+
 def test_the_shortest_text_that_is_taken_can_be_drawn_from(monkeypatch):
     task = Language(context=8)
     streams = {name: np.arange(40, dtype=np.uint16) for name in ("validation", "heldout")}
