@@ -228,8 +228,8 @@ class ListOpsOriginal(_Expressions):
 
     name: ClassVar[str] = "listops-original"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=4, steps=200, lr=2e-3, eval_every=100,
-                         eval_examples=500),
+        "laptop": Preset(body="gpt2-mini", batch=4, steps=300, lr=2e-3, eval_every=300,
+                         eval_examples=250),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000,
                         sizes={"train_examples": 96_000}),
     }
