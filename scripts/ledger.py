@@ -1,0 +1,176 @@
+"""Keeps account of a study: which of its runs are there, and how long the others will take."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache, cached_property
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from fpt import bodies
+from fpt.bodies import SHIPPED, weights_digest
+from fpt.config import ABSENT, NEWER, Config
+from fpt.errors import UserError
+from fpt.files import sha256, write_whole
+from scripts import recorded
+from scripts.recorded import Run
+from scripts.studies import Cell, Study
+from scripts.table import markdown
+
+
+class Ledger:
+    """Holds the runs of a study that are there: on record, or finished in the folder of runs."""
+
+    def __init__(self, file: Path, out: Path):
+        """Reads what is there.  file: of the study's records, which may be missing."""
+        self.file, self.out = file, out
+        self.recorded: dict[str, Run] = {}  # by `key`
+        for run in recorded.read(file) if file.is_file() else ():
+            self.recorded[key(run["config"])] = run
+        self.look()
+
+    def look(self) -> None:
+        """Lists the finished runs in the folder of runs."""
+        self._finished: dict[str, Path] = {}
+        for result in sorted(self.out.glob("*/result.json")):
+            try:
+                config = json.loads((result.parent / "config.json").read_text())
+                self._finished[key(config)] = result.parent
+            except (OSError, ValueError, KeyError) as error:
+                raise UserError(f"{result.parent} is damaged ({error}); delete it, and it is "
+                                "trained again") from None
+
+    def find(self, config: Config) -> Run | None:
+        """Returns the run of a configuration, or None where it is not there."""
+        asked = key(config.record())
+        if asked in self.recorded:
+            return self.recorded[asked]
+        if asked in self._finished:
+            from fpt.records import summary
+
+            return summary(self._finished[asked])
+        return None
+
+    def record(self, config: Config) -> None:
+        """Puts a run on record; one that is on record already stays as it is."""
+        self.recorded.setdefault(key(config.record()), self.find(config))
+
+    def write(self) -> None:
+        """Writes the records, sorted by run."""
+        runs = sorted(self.recorded.values(), key=lambda run: run["run"])
+        lines = [json.dumps(run, sort_keys=True, allow_nan=False) for run in runs]
+        write_whole(self.file, "".join(f"{line}\n" for line in lines).encode())
+
+    def rate(self, cell: Cell) -> float | None:
+        """Returns the rate at which a condition does best on validation, in the mean of the seeds
+        that choose; None where some of these runs are not there."""
+        rates = cell.condition.rates
+        if len(rates) == 1:
+            return rates[0]
+        merits: dict[float, list[tuple[float, float]]] = {rate: [] for rate in rates}
+        for config in cell.candidates():
+            if (run := self.find(config)) is None:
+                return None
+            merits[config.lr].append(recorded.merit(run))
+        return max(rates, key=lambda rate: [fmean(parts) for parts in zip(*merits[rate])])
+
+    def counted(self, cell: Cell) -> list[Run]:
+        """Returns the runs of a cell that count, as far as they are there."""
+        rate = self.rate(cell)
+        found = [] if rate is None else [self.find(config) for config in cell.counted(rate)]
+        return [run for run in found if run]
+
+    def missing(self, cell: Cell) -> int:
+        """Counts the runs of a cell that are not there."""
+        lacking = sum(self.find(config) is None for config in cell.candidates())
+        return lacking + len(cell.seeds) - len(self.counted(cell))
+
+    @cached_property
+    def all(self) -> list[Run]:
+        """Lists all runs on record, of this study and others."""
+        files = sorted(self.file.parent.glob("*.jsonl"))
+        return [run for file in files for run in recorded.read(file)]
+
+    @cached_property
+    def rate_of_flops(self) -> float:
+        """Computes the median of the operations a second of all runs on record."""
+        from fpt.records import configuration
+
+        found = []
+        for run in self.all:
+            config, result = configuration(run["config"]), run["result"]
+            if bodies.named(config.body) and (needed := flops(config)):
+                took = config.steps / (result["steps_per_second"] * result["runs_in_stack"])
+                found.append(needed / took)
+        return median(found) if found else math.nan
+
+
+def key(stated: dict[str, Any]) -> str:
+    """Identifies a run by its settings as they are stated before its body is looked for.
+
+    A shipped body also counts by its weights, so that runs of older ones are not taken for it.
+    """
+    told = ABSENT | NEWER | stated
+    body = told["body"] = Path(told["body"]).name
+    shipped = _shipped(body) if told["load"] not in (None, "none") else None
+    told["checkpoint"] = (told["checkpoint"] or shipped) if shipped else None
+    return json.dumps({name: told[name] for name in told if name != "geometry"}, sort_keys=True)
+
+
+@cache
+def _shipped(body: str) -> str | None:
+    """Computes the digest of a body's weights, where they come with the package."""
+    weights = SHIPPED / body / "model.safetensors"
+    return weights_digest([sha256(weights)]) if weights.is_file() else None
+
+
+def flops(config: Config) -> float:
+    """Counts the operations of a run's training: 4 for each number of a frozen body's matrices and
+    each token, 6 where all are trained; those of attention, input and output are left out."""
+    body = bodies.named(config.body)
+    layers = config.layers or math.inf
+    numbers = sum(math.prod(one.shape) for one in body.table().values()
+                  if one.matrix and (one.layer or 0) < layers)
+    tokens = config.batch * config.task.interface.tokens * config.steps
+    return (6 if config.train == "all" else 4) * numbers * tokens
+
+
+def seconds(config: Config, known: Ledger) -> float:
+    """Estimates how long a run trains, by the recorded runs that are like it but for rate, seed and
+    birth; where there is none, by its operations and the rate of all recorded runs."""
+    def like(told: dict[str, Any]) -> list[Any]:
+        told = ABSENT | NEWER | told
+        return [told["task"], told["sizes"], Path(told["body"]).name, told["layers"], told["batch"],
+                told["dtype"], told["train"]]
+
+    asked = like(json.loads(json.dumps(config.record())))
+    pace = lambda run: run["result"]["steps_per_second"] * run["result"]["runs_in_stack"]
+    alike = [pace(run) for run in known.all if like(run["config"]) == asked]
+    return config.steps / median(alike) if alike else flops(config) / known.rate_of_flops
+
+
+def plan(study: Study, cells: list[Cell], known: Ledger) -> str:
+    """Lists the cells of a study: runs that are there, the chosen rate, and the hours to come."""
+    rows = [["task", "condition", "runs", "of", "rate", "hours"]]
+    for cell in cells:
+        total, missing = len(cell.candidates()) + len(cell.seeds), known.missing(cell)
+        rate = known.rate(cell)
+        rows.append([cell.task, cell.condition.name, str(total - missing), str(total),
+                     "-" if rate is None else f"{rate:g}", said(hours(cell, known))])
+    there, total = (sum(int(row[column]) for row in rows[1:]) for column in (2, 3))
+    left = sum(hours(cell, known) for cell in cells)
+    return (f"{study.name}: {study.question}\n{study.source}\n\n{markdown(rows)}\n\n"
+            f"{there} of {total} runs are there; the others train for about {said(left)} hours")
+
+
+def said(hours: float) -> str:
+    """Writes a number of hours; `?` stands for one that no run on record tells."""
+    return "?" if math.isnan(hours) else f"{hours:.1f}"
+
+
+def hours(cell: Cell, known: Ledger) -> float:
+    """Estimates how long the missing runs of a cell train, one after another, in hours."""
+    missing = known.missing(cell)
+    return missing * seconds(cell.usual, known) / 3600 if missing else 0.0

@@ -1,0 +1,148 @@
+"""Reads a study: what it asks, and the runs that answer it, as data in results/studies/NAME.toml.
+
+    question, source    what is asked, and where the papers ask it
+    choosing, counted   the seeds that choose a condition's learning rate, and those that count
+    [rates]             the rates that are chosen among, by what a condition trains
+    [conditions.NAME]   settings of a run: body, load, birth, train, and so on
+    [tracks.TRACK]      preset, the tasks, and the body that stands for each body of the paper
+    [tracks.TRACK.settings.TASK]  settings that differ from the preset's, for a task
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tasks
+from fpt.config import Config, grid
+from fpt.errors import UserError, nearest
+
+STUDIES = Path(__file__).parent.parent / "results" / "studies"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Describes what a study compares: settings of runs, under the name that the papers use."""
+
+    name: str
+    settings: Mapping[str, Any]
+    rates: tuple[float, ...]  # that validation chooses from
+    tasks: tuple[str, ...] | None = None  # None: all of the track
+
+
+@dataclass(frozen=True)
+class Track:
+    """Holds the sizes at which a study is made: its bodies and tasks."""
+
+    tasks: tuple[str, ...]
+    preset: str = "laptop"
+    bodies: Mapping[str, str] = field(default_factory=dict)  # a condition's body -> the track's
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by task
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Describes one cell of a study's table: a condition on a task."""
+
+    task: str
+    condition: Condition
+    usual: Config  # of all its runs, but for rate and seed
+    choosing: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+    def candidates(self) -> list[Config]:
+        """Lists the runs among which validation chooses the rate; none where there is one rate."""
+        rates = self.condition.rates
+        return grid(self.usual, rates, self.choosing) if len(rates) > 1 else []
+
+    def counted(self, lr: float) -> list[Config]:
+        """Lists the runs that count, at the chosen rate."""
+        return grid(self.usual, (lr,), self.seeds)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Holds a study as its file states it."""
+
+    name: str
+    question: str
+    source: str
+    choosing: tuple[int, ...]
+    counted: tuple[int, ...]
+    conditions: tuple[Condition, ...]
+    tracks: Mapping[str, Track]
+
+    def cells(self, track: str, only: str | None = None) -> list[Cell]:
+        """Lists the cells of a track, tasks in its order and conditions in the study's.
+
+        only: the name of a task or a condition whose cells are listed; None lists all.  Raises
+        UserError for a track, task or condition that the study does not have.
+        """
+        if track not in self.tracks:
+            raise nearest(track, self.tracks, f"track of {self.name}")
+        sizes = self.tracks[track]
+        known = [*sizes.tasks, *(condition.name for condition in self.conditions)]
+        if only is not None and only not in known:
+            raise nearest(only, known, f"task or condition of {self.name}")
+        asked = lambda task, name: only in (None, task, name)
+        return [self._cell(sizes, task, condition)
+                for task in sizes.tasks for condition in self.conditions
+                if task in (condition.tasks or sizes.tasks) and asked(task, condition.name)]
+
+    def _cell(self, track: Track, task: str, condition: Condition) -> Cell:
+        settings = {"body": "gpt2", "load": "none"}
+        settings |= {**track.settings.get(task, {}), **condition.settings}
+        settings["body"] = track.bodies.get(settings["body"], settings["body"])
+        try:
+            usual = Config.preset(tasks.find(task)(), track.preset, lr=condition.rates[0],
+                                  **settings)
+        except (TypeError, UserError) as error:
+            place = f"{STUDIES / self.name}.toml, {condition.name!r} on {task}"
+            raise UserError(f"{place}: {error}") from None
+        return Cell(task, condition, usual, self.choosing, self.counted)
+
+
+def names() -> list[str]:
+    """Lists the studies, by name."""
+    return sorted(file.stem for file in STUDIES.glob("*.toml"))
+
+
+def study(name: str) -> Study:
+    """Reads a study.  Raises UserError where there is none of that name, or its file is wrong."""
+    file = STUDIES / f"{name}.toml"
+    if not file.is_file():
+        raise nearest(name, names(), "study")
+    try:
+        return _study(name, tomllib.loads(file.read_text()))
+    except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is no study: {type(error).__name__}: {error}") from None
+
+
+def _study(name: str, stated: dict[str, Any]) -> Study:
+    rates, conditions = stated.pop("rates"), stated.pop("conditions")
+    tracks = {track: Track(**{key: tuple(value) if isinstance(value, list) else value
+                              for key, value in sizes.items()})
+              for track, sizes in stated.pop("tracks").items()}
+    seeds = {key: tuple(stated.pop(key)) for key in ("choosing", "counted")}
+    if overlap := {*seeds["choosing"]} & {*seeds["counted"]}:
+        raise ValueError(f"seeds that choose a rate do not count, but {sorted(overlap)} do both")
+    return Study(name, conditions=tuple(_conditions(conditions, rates)), tracks=tracks, **seeds,
+                 **stated)
+
+
+def _conditions(stated: dict[str, dict[str, Any]], rates: dict[str, list[float]]
+                ) -> Iterator[Condition]:
+    fields = {one.name for one in dataclasses.fields(Config)} | {"rates", "tasks"}
+    for name, settings in stated.items():
+        if strange := settings.keys() - fields:
+            raise KeyError(f"{name!r} states {sorted(strange)[0]!r}, which no run has")
+        settings = dict(settings)
+        own, on = settings.pop("lr", None), settings.pop("tasks", None)
+        among = [own] if own else rates[settings.get("train", "fpt")]
+        factors = settings.pop("rates", ())
+        yield Condition(name, settings | ({"rates": tuple(factors)} if factors else {}),
+                        tuple(among), tuple(on) if on else None)

@@ -1,0 +1,100 @@
+"""Makes a study: `python -m scripts.study main` trains what is missing of it and records it.
+
+Each condition's learning rate is chosen on validation, with seeds that do not count; then the seeds
+that count are trained at that rate, and scored on test once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fpt.config import Config
+from fpt.errors import UserError
+from scripts import ledger, options, recorded, studies
+from scripts.arguments import POSITIONAL, parsed
+from scripts.command import run
+from scripts.ledger import Ledger
+from scripts.studies import Cell
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains the missing runs of a study, those that can be at once as stacks, and records them in
+    results/records/STUDY.jsonl. The same command goes on where it was stopped."""
+
+    study: str = field(metadata=POSITIONAL)
+    """Names the study, a file in results/studies."""
+    track: str = "mini"
+    """Names the sizes at which the study is made: mini, hours on two cores; paper, those of the
+    papers, for an accelerator."""
+    only: str | None = None
+    """Names the one task or condition that is made; None means all."""
+    dry: bool = False
+    """Trains nothing; lists the runs, those that are there, and the hours that the others take."""
+    shard: str = "1/1"
+    """Makes one part of the study, 2/8 for the second of eight; the parts share no run."""
+    data_dir: Path | None = None
+    """Names the folder that holds mnist/ and cifar10/; None means the one that FPT_DATA names, and
+    without that the data are downloaded."""
+    out: Path = Path("runs/studies")
+    """Names the folder of the runs, which studies share."""
+    records: Path = recorded.RECORDS
+    """Names the folder of the records."""
+
+
+def main(arguments: list[str]) -> None:
+    options.keep_compiled()
+    asked = parsed(Options, arguments, "python -m scripts.study")
+    study = studies.study(asked.study)
+    cells = part(study.cells(asked.track, asked.only), asked.shard)
+    known = Ledger(asked.records / f"{study.name}.jsonl", asked.out)
+    if asked.dry:
+        print(ledger.plan(study, cells, known))
+        return
+    for number, cell in enumerate(cells, 1):
+        missing = known.missing(cell)
+        if missing:
+            hours = sum(ledger.hours(later, known) for later in cells[number - 1 :])
+            print(f"[{number} of {len(cells)}] {cell.task}, {cell.condition.name}: {missing} runs "
+                  f"to train; about {ledger.said(hours)} hours left in all", flush=True)
+        make(cell, known, asked)
+    known.write()
+    print(f"{known.file}: {len(known.recorded)} runs")
+
+
+def make(cell: Cell, known: Ledger, asked: Options) -> None:
+    """Trains the missing runs of a cell, and records all that are there after each step."""
+    train(cell.candidates(), known, asked)
+    train(cell.counted(known.rate(cell)), known, asked)
+
+
+def train(configs: Iterable[Config], known: Ledger, asked: Options) -> None:
+    """Trains those of the runs that are not known, and adds them to the records."""
+    missing = [config for config in configs if known.find(config) is None]
+    if missing:
+        from fpt.interrupt import Interrupted
+        from fpt.run import train
+
+        try:
+            train(missing, asked.out, asked.data_dir)
+        except Interrupted as stopped:
+            raise KeyboardInterrupt(f"stopped by {stopped}; the state is saved, and the same "
+                                    "command goes on from it") from None
+        known.look()
+    for config in configs:
+        known.record(config)
+    known.write()
+
+
+def part(cells: list[Cell], shard: str) -> list[Cell]:
+    """Selects the cells of one part of a study.  Raises UserError for a part that cannot be."""
+    number, _, parts = shard.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise UserError(f"--shard must be like 2/8, from 1/8 to 8/8, not {shard!r}")
+    return cells[int(number) - 1 :: int(parts)]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,195 @@
+"""A study is data: its runs are trained once, chosen on seeds that do not count, and recorded."""
+
+import dataclasses
+import json
+import shutil
+from itertools import chain
+
+import pytest
+
+from fpt import UserError
+from scripts import recorded, studies
+from scripts.ledger import Ledger, key
+from scripts.study import main, part
+
+SMALL = """
+question = "Does it need a body?"
+source = "here"
+choosing = [0]
+counted = [1, 2]
+
+[rates]
+all = [1e-3, 1e-2]
+
+[conditions."no body"]
+body = "none"
+train = "all"
+
+[conditions."no body at one rate"]
+body = "none"
+train = "output"
+lr = 3e-3
+
+[tracks.mini]
+tasks = ["bit-xor", "bit-memory"]
+[tracks.mini.settings.bit-xor]
+bits = 2
+steps = 4
+eval_every = 2
+[tracks.mini.settings.bit-memory]
+bits = 4
+patch = 4
+steps = 2
+eval_every = 2
+eval_examples = 4
+"""
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Writes a small study; its text can be changed."""
+    monkeypatch.setattr(studies, "STUDIES", tmp_path)
+    file = tmp_path / "small.toml"
+    file.write_text(SMALL)
+    return file
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Makes the small study once: the folder of its records, that of its runs, and its file."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "small.toml").write_text(SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies, "STUDIES", folder)
+        main(["small", "--out", str(folder / "runs"), "--records", str(folder / "records")])
+    return folder
+
+
+def lines(folder):
+    return (folder / "records" / "small.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_every_study_of_the_project_describes_runs_that_can_be(name):
+    study = studies.study(name)
+    for track in study.tracks:
+        cells = study.cells(track)
+        assert cells and len({(cell.task, cell.condition.name) for cell in cells}) == len(cells)
+        runs = [key(config.record()) for cell in cells
+                for config in [*cell.candidates(), *cell.counted(1.0)]]
+        assert len(set(runs)) == len(runs)
+
+
+def test_a_study_trains_what_chooses_and_what_counts_and_records_all(made):
+    runs = [json.loads(line) for line in lines(made)]
+    assert lines(made) == [json.dumps(run, sort_keys=True) for run in
+                           sorted(runs, key=lambda run: run["run"])]
+    for task in ("bit-xor", "bit-memory"):
+        found = [run for run in runs if run["config"]["task"] == task]
+        choosing = [run for run in found if run["config"]["seed"] == 0]
+        assert sorted(run["config"]["lr"] for run in choosing) == [1e-3, 1e-2]
+        best = max(choosing, key=recorded.merit)["config"]["lr"]
+        counted = {(run["config"]["train"], run["config"]["lr"], run["config"]["seed"])
+                   for run in found if run["config"]["seed"]}
+        assert counted == {("all", best, 1), ("all", best, 2),
+                           ("output", 3e-3, 1), ("output", 3e-3, 2)}
+
+
+def test_made_again_it_trains_nothing_and_writes_the_same(made, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(studies, "STUDIES", made)
+    before = lines(made)
+    for out in (made / "runs", tmp_path / "elsewhere"):  # by its runs, and by its records alone
+        main(["small", "--out", str(out), "--records", str(made / "records")])
+        assert "to train" not in capsys.readouterr().out and lines(made) == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_records_that_are_gone_are_made_again_from_the_runs(made, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(studies, "STUDIES", made)
+    main(["small", "--out", str(made / "runs"), "--records", str(tmp_path)])
+    assert (tmp_path / "small.jsonl").read_text().splitlines() == lines(made)
+    assert "to train" not in capsys.readouterr().out
+
+
+def test_only_what_is_missing_is_trained(made, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(studies, "STUDIES", made)
+    runs = shutil.copytree(made / "runs", tmp_path / "runs")
+    shutil.rmtree(next(runs.glob("bit-xor-none-output-*seed2*")))
+    main(["small", "--out", str(runs), "--records", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert said.count("to train") == 1 and "no body at one rate: 1 runs to train" in said
+    without = lambda line: {name: value for name, value in json.loads(line)["result"].items()
+                            if name in ("test", "validation", "trainable", "frozen")}
+    again = (tmp_path / "small.jsonl").read_text().splitlines()
+    assert list(map(without, again)) == list(map(without, lines(made)))
+
+
+def test_dry_says_what_is_there_and_trains_nothing(small, made, capsys, tmp_path):
+    main(["small", "--dry", "True", "--out", str(tmp_path / "no"), "--records",
+          str(made / "records")])
+    assert "12 of 12 runs are there" in capsys.readouterr().out
+    main(["small", "--dry", "True", "--only", "bit-xor", "--out", str(made / "runs"),
+          "--records", str(made / "records")])
+    assert "6 of 6 runs are there" in capsys.readouterr().out
+
+
+def test_parts_of_a_study_share_nothing_and_leave_nothing_out(small):
+    cells = studies.study("small").cells("mini")
+    parts = [part(cells, f"{number}/3") for number in (1, 2, 3)]
+    assert sorted(map(id, [*chain(*parts)])) == sorted(map(id, cells))
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "2", "a/b", "-1/2"])
+def test_a_part_that_cannot_be_is_refused(small, shard):
+    with pytest.raises(UserError, match="--shard must be like 2/8"):
+        part([], shard)
+
+
+@pytest.mark.parametrize("old, new, said", [
+    ("[rates]", "[rates", "no study"),
+    ('train = "all"', 'trian = "all"', "states 'trian', which no run has"),
+    ("counted = [1, 2]", "counted = [0, 1]", r"\[0\] do both"),
+    ('source = "here"', "", "source"),
+    ("patch = 4", "size = 4", "on bit-memory"),
+    ('["bit-xor",', '["bit-xr",', "did you mean 'bit-xor'"),
+    ("all = [1e-3, 1e-2]", "fpt = [1e-3]", "'all'")])
+def test_a_mistake_in_a_study_is_one_line_that_says_where(small, old, new, said):
+    small.write_text(SMALL.replace(old, new, 1))
+    with pytest.raises(UserError, match=said):
+        studies.study("small").cells("mini")
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["smal"], "did you mean 'small'"), (["small", "--track", "pper"], "track of small"),
+    (["small", "--only", "bit-xr"], "did you mean 'bit-xor'")])
+def test_what_a_study_does_not_have_is_refused(small, arguments, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        main([*arguments, "--records", str(tmp_path)])
+
+
+def test_a_run_of_other_weights_is_not_taken_for_one_of_the_shipped_body():
+    cell, = studies.study("main").cells("mini", "frozen pretrained (FPT)")[:1]
+    stated = cell.usual.record()
+    assert key(stated) != key(stated | {"checkpoint": "0" * 32})
+    assert key(stated) == key(stated | {"geometry": {"layers": 6}})
+
+
+def test_a_damaged_run_is_refused_by_name(small, made, tmp_path):
+    runs = shutil.copytree(made / "runs", tmp_path / "runs")
+    damaged = next(runs.iterdir()) / "config.json"
+    damaged.write_text(damaged.read_text()[:40])
+    with pytest.raises(UserError, match=damaged.parent.name):
+        Ledger(tmp_path / "small.jsonl", runs)
+
+
+def test_the_rate_is_that_of_the_best_mean_over_the_seeds_that_choose(small, tmp_path):
+    small.write_text(SMALL.replace("choosing = [0]", "choosing = [0, 5]"))
+    cell = studies.study("small").cells("mini")[0]
+    accuracy = {(1e-3, 0): 0.9, (1e-3, 5): 0.5, (1e-2, 0): 0.8, (1e-2, 5): 0.7}
+    known = Ledger(tmp_path / "small.jsonl", tmp_path)
+    for config in cell.candidates():
+        assert known.rate(cell) is None
+        score = {"accuracy": accuracy[config.lr, config.seed], "loss": 1.0}
+        known.recorded[key(config.record())] = {"run": config.name, "result": {"validation": score}}
+    assert known.rate(cell) == 1e-2
+    assert dataclasses.replace(cell.usual, lr=1e-2, seed=1) in cell.counted(1e-2)
