@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from filelock import FileLock
+
 from fpt import bodies
 from fpt.bodies import SHIPPED, weights_digest
 from fpt.config import ABSENT, NEWER, Config
@@ -26,10 +28,13 @@ class Ledger:
     def __init__(self, file: Path, out: Path):
         """Reads what is there.  file: of the study's records, which may be missing."""
         self.file, self.out = file, out
-        self.recorded: dict[str, Run] = {}  # by `key`
-        for run in recorded.read(file) if file.is_file() else ():
-            self.recorded[key(run["config"])] = run
+        self.recorded = self._read()
         self.look()
+
+    def _read(self) -> dict[str, Run]:
+        """Reads the records, by `key`."""
+        runs = recorded.read(self.file) if self.file.is_file() else ()
+        return {key(run["config"]): run for run in runs}
 
     def look(self) -> None:
         """Lists the finished runs in the folder of runs."""
@@ -58,10 +63,16 @@ class Ledger:
         self.recorded.setdefault(key(config.record()), self.find(config))
 
     def write(self) -> None:
-        """Writes the records, sorted by run."""
-        runs = sorted(self.recorded.values(), key=lambda run: run["run"])
-        lines = [json.dumps(run, sort_keys=True, allow_nan=False) for run in runs]
-        write_whole(self.file, "".join(f"{line}\n" for line in lines).encode())
+        """Writes the records, sorted by run, with those that another process has written meanwhile.
+
+        A run that is on record stays as it is there.
+        """
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.file}.lock"):
+            self.recorded |= self._read()
+            runs = sorted(self.recorded.values(), key=lambda run: run["run"])
+            lines = [json.dumps(run, sort_keys=True, allow_nan=False) for run in runs]
+            write_whole(self.file, "".join(f"{line}\n" for line in lines).encode())
 
     def rate(self, cell: Cell) -> float | None:
         """Returns the rate at which a condition does best on validation, in the mean of the seeds

@@ -139,6 +139,18 @@ def test_parts_of_a_study_share_nothing_and_leave_nothing_out(small):
     assert sorted(map(id, [*chain(*parts)])) == sorted(map(id, cells))
 
 
+def test_two_processes_that_record_at_once_keep_the_runs_of_both(small, made, tmp_path):
+    file = tmp_path / "small.jsonl"
+    first, second = Ledger(file, made / "runs"), Ledger(file, made / "runs")
+    cells = studies.study("small").cells("mini")
+    for known, cell in zip((first, second), cells):
+        for config in cell.candidates() or cell.counted(3e-3):
+            known.record(config)
+    for known in (first, second, first):
+        known.write()
+    assert len(recorded.read(file)) == 4
+
+
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "2", "a/b", "-1/2"])
 def test_a_part_that_cannot_be_is_refused(small, shard):
     with pytest.raises(UserError, match="--shard must be like 2/8"):
