@@ -1,9 +1,12 @@
 """Reads a study: what it asks, and the runs that answer it, as data in results/studies/NAME.toml.
 
     question, source    what is asked, and where the papers ask it
+    section             the section whose numbers in results/papers.json stand beside ours
     choosing, counted   the seeds that choose a condition's learning rate, and those that count
     [rates]             the rates that are chosen among, by what a condition trains
-    [conditions.NAME]   settings of a run: body, load, birth, train, and so on
+    patience            evaluations without a better one after which a run counts as converged
+    [conditions.NAME]   settings of a run: body, load, birth, train, and so on; `paper` names the
+                        condition in results/papers.json
     [tracks.TRACK]      preset, the tasks, and the body that stands for each body of the paper
     [tracks.TRACK.settings.TASK]  settings that differ from the preset's, for a task
 """
@@ -32,6 +35,7 @@ class Condition:
     settings: Mapping[str, Any]
     rates: tuple[float, ...]  # that validation chooses from
     tasks: tuple[str, ...] | None = None  # None: all of the track
+    paper: str | None = None  # its name in results/papers.json
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class Study:
     counted: tuple[int, ...]
     conditions: tuple[Condition, ...]
     tracks: Mapping[str, Track]
+    patience: int
+    section: str | None = None
 
     def cells(self, track: str, only: str | None = None) -> list[Cell]:
         """Lists the cells of a track, tasks in its order and conditions in the study's.
@@ -136,13 +142,13 @@ def _study(name: str, stated: dict[str, Any]) -> Study:
 
 def _conditions(stated: dict[str, dict[str, Any]], rates: dict[str, list[float]]
                 ) -> Iterator[Condition]:
-    fields = {one.name for one in dataclasses.fields(Config)} | {"rates", "tasks"}
+    fields = {one.name for one in dataclasses.fields(Config)} | {"tasks", "paper"}
     for name, settings in stated.items():
         if strange := settings.keys() - fields:
             raise KeyError(f"{name!r} states {sorted(strange)[0]!r}, which no run has")
         settings = dict(settings)
-        own, on = settings.pop("lr", None), settings.pop("tasks", None)
+        own, on, paper = (settings.pop(key, None) for key in ("lr", "tasks", "paper"))
         among = [own] if own else rates[settings.get("train", "fpt")]
         factors = settings.pop("rates", ())
         yield Condition(name, settings | ({"rates": tuple(factors)} if factors else {}),
-                        tuple(among), tuple(on) if on else None)
+                        tuple(among), tuple(on) if on else None, paper)

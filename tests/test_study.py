@@ -17,6 +17,7 @@ question = "Does it need a body?"
 source = "here"
 choosing = [0]
 counted = [1, 2]
+patience = 1
 
 [rates]
 all = [1e-3, 1e-2]

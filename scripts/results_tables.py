@@ -1,0 +1,109 @@
+"""Writes a study's tables: each condition on each task, beside floors and the paper's numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from scripts import recorded, statistics
+from scripts.ledger import Ledger
+from scripts.recorded import Run
+from scripts.statistics import Interval
+from scripts.studies import Cell, Study
+from scripts.table import markdown
+
+Numbers = dict[tuple[str, str, str], dict[str, Any]]  # (section, condition, task) -> a number
+LIMIT = "*"  # marks what was stopped by its number of steps
+NONE = "-"
+
+
+def papers(file: Path) -> Numbers:
+    """Reads the papers' accuracies."""
+    return {(one["section"], one["condition"], one["task"]): one
+            for one in json.loads(file.read_text())["numbers"] if one["metric"] == "test_acc_pct"}
+
+
+def tables(study: Study, track: str, known: Ledger, numbers: Numbers) -> str:
+    """Makes the document of a study: its question, a table of all tasks, and one of each task."""
+    cells = study.cells(track)
+    tasks = list(dict.fromkeys(cell.task for cell in cells))
+    limit = (f"{LIMIT} some of its runs were stopped by their number of steps: their best "
+             f"evaluation on validation is one of the last {study.patience}.")
+    return "\n\n".join([
+        f"# {study.name}: {study.question}",
+        f"{study.source}. Sizes: `{track}`. A cell is the mean on test over the seeds that count, "
+        "at the learning rate that was best on validation for other seeds "
+        f"({', '.join(map(str, study.choosing))}); ± is half the 95% interval by Student's t. "
+        f"{limit} A dash stands for what was not run.",
+        _summary(study, cells, tasks, known),
+        *(_detail(study, [cell for cell in cells if cell.task == task], known, numbers)
+          for task in tasks)]) + "\n"
+
+
+def _summary(study: Study, cells: Sequence[Cell], tasks: Sequence[str], known: Ledger) -> str:
+    found = {(cell.task, cell.condition.name): cell for cell in cells}
+    floors = {task: _floor(known, [cell for cell in cells if cell.task == task]) for task in tasks}
+    rows = [["condition", *tasks]]
+    for condition in study.conditions:
+        made = [found.get((task, condition.name)) for task in tasks]
+        rows.append([condition.name, *(_accuracy(study, cell, known) for cell in made)])
+    rows.append(["best floor", *(f"{floors[task][1]:.3f}" if floors[task] else NONE
+                                 for task in tasks)])
+    return markdown(rows)
+
+
+def _accuracy(study: Study, cell: Cell | None, known: Ledger) -> str:
+    runs = known.counted(cell) if cell else []
+    if not runs:
+        return NONE
+    found = statistics.mean([run["result"]["test"]["accuracy"] for run in runs])
+    few = f" (n {len(runs)})" if len(runs) < len(cell.seeds) else ""
+    return said(found) + few + LIMIT * any(not converged(run, study.patience) for run in runs)
+
+
+def _detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers) -> str:
+    made = {cell.condition.name: known.counted(cell) for cell in cells}
+    runs = [run for found in made.values() for run in found]
+    parts = sorted({part for run in runs for part in run["result"]["test"]["slices"]})
+    rows = [["condition", "rate", "n", "test", *parts, "steps", "trained", "of", "paper"]]
+    for cell in cells:
+        found, rate = made[cell.condition.name], known.rate(cell)
+        number = numbers.get((study.section, cell.condition.paper, cell.task))
+        test = [run["result"]["test"] for run in found]
+        mean = lambda part: statistics.mean([one["slices"][part] for one in test]).mean
+        counts = found[0]["result"]["counts"] if found else None
+        rows.append([
+            cell.condition.name, NONE if rate is None else f"{rate:g}", str(len(found)),
+            _accuracy(study, cell, known),
+            *(f"{mean(part):.3f}" if test else NONE for part in parts),
+            f"{median(run['result']['best_step'] for run in found):,.0f}" if found else NONE,
+            f"{counts['effective']:,}" if counts else NONE,
+            f"{counts['total']:,}" if counts else NONE,
+            f"{number['value'] / 100:.3f} [{number['source']}]" if number else NONE])
+    usual, floor = cells[0].usual, _floor(known, cells)
+    sizes = ", ".join(f"{name} {value}" for name, value in usual.task.settings().items())
+    best = f"Best floor on test: {floor[1]:.3f} ({floor[0]})." if floor else "Not run yet."
+    return (f"## {cells[0].task}\n\n{sizes}; {usual.steps:,} steps of {usual.batch}. {best}\n\n"
+            f"{markdown(rows)}")
+
+
+def _floor(known: Ledger, cells: Sequence[Cell]) -> tuple[str, float] | None:
+    """Finds the best trivial predictor of a task, where a run of it is there."""
+    run = next((run for cell in cells for run in known.counted(cell)), None)
+    return run and recorded.best_floor(run)
+
+
+def converged(run: Run, patience: int) -> bool:
+    """Tells whether a run was evaluated so often after its best evaluation on validation."""
+    later = [line for line in run["curve"] if line["step"] > run["result"]["best_step"]]
+    return len(later) >= patience
+
+
+def said(found: Interval) -> str:
+    """Writes a mean with half its interval."""
+    half = found.high - found.mean
+    return f"{found.mean:.3f}" + ("" if math.isnan(half) else f" ±{half:.3f}")
