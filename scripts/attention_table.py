@@ -12,7 +12,7 @@ import numpy as np
 
 from fpt.errors import UserError
 from scripts import recorded
-from scripts.table import markdown
+from scripts.markdown import markdown
 
 Run = dict[str, Any]  # a run's record, with what was found in its heads as "attention"
 BY = "mean"  # the kind of ablation that is shown: zeros are further from what a model has met

@@ -18,10 +18,10 @@ from pathlib import Path
 from fpt.errors import UserError, nearest
 from scripts import recorded, statistics
 from scripts.ledger import Ledger
+from scripts.markdown import markdown
 from scripts.recorded import Run
 from scripts.statistics import Interval
 from scripts.studies import Cell, Study
-from scripts.table import markdown
 
 FLOOR = "floor"
 FEWEST = 5  # seeds of a verdict

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
 
 import tasks
-from fpt.bodies import SHIPPED, weights_digest
-from fpt.config import ABSENT, Config
-from fpt.files import sha256
-from fpt.task import Task
-from scripts.recorded import RECORDS, merit
+from fpt.config import Config
+from scripts import recorded, studies
+from scripts.ledger import Ledger
+from scripts.studies import Cell
 
-# What a task's defaults are shown for: the language body, a random one, and one that is trained.
-CONDITIONS = {"frozen": {"load": "body"}, "random": {"load": "none"},
-              "trained": {"load": "none", "train": "all"}}
+STUDY, TRACK = "defaults", "mini"
 
 
 @dataclass(frozen=True)
@@ -28,45 +25,41 @@ class Expected:
     minutes: float
 
 
-def expected(task: type[Task], condition: str = "frozen") -> Expected | None:
-    """Reads the results on record of a task's laptop preset under one of CONDITIONS.
+@cache
+def _known() -> tuple[dict[tuple[str, str], Cell], Ledger]:
+    """Reads the cells of the study, by task and condition, and its records."""
+    cells = studies.study(STUDY).cells(TRACK)
+    file = recorded.RECORDS / f"{STUDY}.jsonl"
+    return ({(cell.task, cell.condition.name): cell for cell in cells},
+            Ledger(file, file.parent / "no-runs"))
 
-    The frozen language body is shown at the preset's learning rate; the others at the one of those
-    on record that is best on validation for their first seed.  Returns None where no run of these
-    settings is on record.
+
+def expected(task: str, condition: str = "frozen") -> Expected | None:
+    """Reads the results on record of a task's laptop preset under a condition of the study.
+
+    Returns None where no run of it is on record that counts.
     """
-    wanted = Config.preset(task(), **CONDITIONS[condition]).record()
-    weights = SHIPPED / wanted["body"] / "model.safetensors"
-    there = wanted["load"] != "none" and weights.is_file()
-    wanted |= {"checkpoint": weights_digest([sha256(weights)]) if there else None}
-    # The geometry is filled in when a run is prepared, and the means are over seeds.
-    compared = wanted.keys() - {"geometry", "seed"} - ({"lr"} if condition != "frozen" else set())
-    try:
-        lines = [json.loads(line) for line in (RECORDS / "defaults.jsonl").read_text().splitlines()]
-    except FileNotFoundError:
+    cells, known = _known()
+    runs = known.counted(cells[task, condition]) if (task, condition) in cells else []
+    if not runs:
         return None
-    same = lambda config: all(config.get(name) == wanted[name] for name in compared)
-    found = [line for line in lines if same(ABSENT | line["config"])]
-    if not found:
-        return None
-    first = min(line["config"]["seed"] for line in found)
-    lr = max((line for line in found if line["config"]["seed"] == first), key=merit)["config"]["lr"]
-    results = [line["result"] for line in found if line["config"]["lr"] == lr]
-    floors = [value for name, value in results[0]["floors"].items() if "/" not in name]
+    results = [run["result"] for run in runs]
     return Expected(
-        fmean(result["test"]["accuracy"] for result in results), lr, max(floors),
+        fmean(result["test"]["accuracy"] for result in results), runs[0]["config"]["lr"],
+        recorded.best_floor(runs[0])[1],
         fmean(result["seconds"] / result["runs_in_stack"] for result in results) / 60)
 
 
 def table() -> str:
     """Lists the tasks, their default settings and the results on record, as a markdown table."""
-    rows = [("task", "tokens", "batch", "steps", "floor", *CONDITIONS, "min")]
+    conditions = [condition.name for condition in studies.study(STUDY).conditions]
+    rows = [("task", "tokens", "batch", "steps", "floor", *conditions, "min")]
     for name in tasks.TASKS:
         config = Config.preset(tasks.find(name)())
-        known = [expected(tasks.find(name), condition) for condition in CONDITIONS]
-        any_known = next((one for one in known if one), None)
+        found = [expected(name, condition) for condition in conditions]
+        any_known = next((one for one in found if one), None)
         figures = (any_known and f"{any_known.floor:.3f}",
-                   *(one and f"{one.accuracy:.3f} {_short(one.lr)}" for one in known),
+                   *(one and f"{one.accuracy:.3f} {_short(one.lr)}" for one in found),
                    any_known and f"{any_known.minutes:.1f}")
         rows.append((name, str(config.task.interface.tokens), str(config.batch), str(config.steps),
                      *(figure or "-" for figure in figures)))

@@ -17,9 +17,9 @@ from fpt.config import ABSENT, NEWER, Config
 from fpt.errors import UserError
 from fpt.files import sha256, write_whole
 from scripts import recorded
+from scripts.markdown import markdown
 from scripts.recorded import Run
 from scripts.studies import Cell, Study
-from scripts.table import markdown
 
 
 class Ledger:
@@ -77,7 +77,7 @@ class Ledger:
     def rate(self, cell: Cell) -> float | None:
         """Returns the rate at which a condition does best on validation, in the mean of the seeds
         that choose; None where some of these runs are not there."""
-        rates = cell.condition.rates
+        rates = cell.rates
         if len(rates) == 1:
             return rates[0]
         merits: dict[float, list[tuple[float, float]]] = {rate: [] for rate in rates}

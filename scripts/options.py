@@ -69,7 +69,8 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
                if option.name in SEVERAL else option
                for option in options_of(Config, usual) if option.name not in ("task", *FOUND)]
     about = task_class.__doc__.splitlines()[0]
-    if not early.from_ and usual == Config.preset(task_class()) and (known := expected(task_class)):
+    known = expected(task_class.name) if usual == Config.preset(task_class()) else None
+    if known and not early.from_:
         about += (f" With the defaults, accuracy on test is {known.accuracy:.3f} after "
                   f"{known.minutes:.1f} minutes on two cores; the best trivial predictor has "
                   f"{known.floor:.3f}.")

@@ -11,10 +11,10 @@ from typing import Any
 
 from scripts import recorded, statistics
 from scripts.ledger import Ledger
+from scripts.markdown import markdown
 from scripts.recorded import Run
 from scripts.statistics import Interval
 from scripts.studies import Cell, Study
-from scripts.table import markdown
 
 Numbers = dict[tuple[str, str, str], dict[str, Any]]  # (section, condition, task) -> a number
 LIMIT = "*"  # marks what was stopped by its number of steps

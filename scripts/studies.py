@@ -3,10 +3,12 @@
     question, source    what is asked, and where the papers ask it
     section             the section whose numbers in results/papers.json stand beside ours
     choosing, counted   the seeds that choose a condition's learning rate, and those that count
-    [rates]             the rates that are chosen among, by what a condition trains
+    [rates]             the learning rates that are chosen among, by what a condition trains;
+                        without any, the preset's is taken
     patience            evaluations without a better one after which a run counts as converged
-    [conditions.NAME]   settings of a run: body, load, birth, train, and so on; `paper` names the
-                        condition in results/papers.json
+    [conditions.NAME]   settings of a run: body, load, birth, train, and so on; `among` states rates
+                        of its own, `tasks` those that it is made on, and `paper` names it in
+                        results/papers.json
     [tracks.TRACK]      preset, the tasks, and the body that stands for each body of the paper
     [tracks.TRACK.settings.TASK]  settings that differ from the preset's, for a task
 """
@@ -33,7 +35,7 @@ class Condition:
 
     name: str
     settings: Mapping[str, Any]
-    rates: tuple[float, ...]  # that validation chooses from
+    rates: tuple[float, ...]  # that validation chooses from; none: the preset's
     tasks: tuple[str, ...] | None = None  # None: all of the track
     paper: str | None = None  # its name in results/papers.json
 
@@ -58,10 +60,13 @@ class Cell:
     choosing: tuple[int, ...]
     seeds: tuple[int, ...]
 
+    @property
+    def rates(self) -> tuple[float, ...]:
+        return self.condition.rates or (self.usual.lr,)
+
     def candidates(self) -> list[Config]:
         """Lists the runs among which validation chooses the rate; none where there is one rate."""
-        rates = self.condition.rates
-        return grid(self.usual, rates, self.choosing) if len(rates) > 1 else []
+        return grid(self.usual, self.rates, self.choosing) if len(self.rates) > 1 else []
 
     def counted(self, lr: float) -> list[Config]:
         """Lists the runs that count, at the chosen rate."""
@@ -104,8 +109,7 @@ class Study:
         settings |= {**track.settings.get(task, {}), **condition.settings}
         settings["body"] = track.bodies.get(settings["body"], settings["body"])
         try:
-            usual = Config.preset(tasks.find(task)(), track.preset, lr=condition.rates[0],
-                                  **settings)
+            usual = Config.preset(tasks.find(task)(), track.preset, **settings)
         except (TypeError, UserError) as error:
             place = f"{STUDIES / self.name}.toml, {condition.name!r} on {task}"
             raise UserError(f"{place}: {error}") from None
@@ -129,7 +133,7 @@ def study(name: str) -> Study:
 
 
 def _study(name: str, stated: dict[str, Any]) -> Study:
-    rates, conditions = stated.pop("rates"), stated.pop("conditions")
+    rates, conditions = stated.pop("rates", {}), stated.pop("conditions")
     tracks = {track: Track(**{key: tuple(value) if isinstance(value, list) else value
                               for key, value in sizes.items()})
               for track, sizes in stated.pop("tracks").items()}
@@ -142,13 +146,13 @@ def _study(name: str, stated: dict[str, Any]) -> Study:
 
 def _conditions(stated: dict[str, dict[str, Any]], rates: dict[str, list[float]]
                 ) -> Iterator[Condition]:
-    fields = {one.name for one in dataclasses.fields(Config)} | {"tasks", "paper"}
+    fields = {one.name for one in dataclasses.fields(Config)} | {"among", "tasks", "paper"}
     for name, settings in stated.items():
         if strange := settings.keys() - fields:
             raise KeyError(f"{name!r} states {sorted(strange)[0]!r}, which no run has")
         settings = dict(settings)
-        own, on, paper = (settings.pop(key, None) for key in ("lr", "tasks", "paper"))
-        among = [own] if own else rates[settings.get("train", "fpt")]
-        factors = settings.pop("rates", ())
-        yield Condition(name, settings | ({"rates": tuple(factors)} if factors else {}),
-                        tuple(among), tuple(on) if on else None, paper)
+        own, on, paper = (settings.pop(key, None) for key in ("among", "tasks", "paper"))
+        among = own or rates.get(settings.get("train", "fpt"), ())
+        if factors := settings.get("rates"):
+            settings["rates"] = tuple(factors)
+        yield Condition(name, settings, tuple(among), tuple(on) if on else None, paper)

@@ -10,6 +10,7 @@ from fpt.files import write_whole
 from scripts import recorded
 from scripts.arguments import parsed
 from scripts.command import run
+from scripts.markdown import markdown
 from scripts.recorded import Run
 
 SHARE = 0.9  # of the way from the best floor to the best run
@@ -75,14 +76,6 @@ def table(runs: list[Run]) -> str:
             f"{count} run{'s' * (count > 1)} in all.\nBest floor on test: {floor:.3f} ({name}). "
             f"{reached} Means and sd are over task seeds, which also draw what is not loaded.\n\n"
             f"{markdown(rows)}")
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """Writes rows as a markdown table, the first of them as its head."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
-    lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
-    return "\n".join(lines)
 
 
 def steps_to(run: Run, accuracy: float) -> int | None:

@@ -13,7 +13,8 @@ import pytest
 
 import tasks
 from fpt import Config, UserError, checkpoint
-from fpt.config import ABSENT, FOUND, grid
+from fpt.config import FOUND, grid
+from scripts import recorded
 from scripts.options import configurations
 from scripts.train import Options
 from tasks.bits import BitXor
@@ -302,45 +303,59 @@ def test_a_task_of_ones_own_has_no_field_that_is_named_as_an_option(refused, tmp
     refused("preset cannot be a field of the task", name, "--task-file", tmp_path / "own.py")
 
 
-def test_what_to_expect_is_what_is_on_record(monkeypatch, tmp_path):
+@pytest.fixture
+def on_record(monkeypatch, tmp_path):
+    """Puts made-up runs of bit XOR on record: (settings, accuracy on validation, on test)."""
     from scripts import defaults
 
-    monkeypatch.setattr(defaults, "RECORDS", tmp_path)
-    assert defaults.expected(BitXor) is None
-    config = Config.preset(BitXor(), load="body").record()
-    config |= {"checkpoint": checkpoint.locate(config["body"]).digest}
-    # As it was recorded before these were settings.
-    older = {name: value for name, value in config.items() if name not in ABSENT}
-    result = {"floors": {"coin": 0.3, "majority": 0.5, "part/other": 0.9}, "seconds": 120,
-              "runs_in_stack": 2, "validation": {"accuracy": 0.5, "loss": 1.0}}
-    lines = [{"config": stated, "result": result | {"test": {"accuracy": accuracy}}}
-             for stated, accuracy in ((older, 0.75), (config | {"seed": 1}, 1.0))]
-    lines += [{"config": config | other, "result": result | {"test": {"accuracy": 0.1}}}
-              for other in ({"steps": 1}, {"load": "attention"}, {"lr": 1e-4},
-                            {"load": "none", "checkpoint": None}, {"dropout": 0.0},
-                            {"birth": "statistics"}, {"optimizer": "muon"},
-                            {"checkpoint": "0" * 32}, {"init": "depth-scaled"})]
-    (tmp_path / "defaults.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert defaults.expected(BitXor) == defaults.Expected(0.875, 2e-3, 0.5, 1.0)
-    assert defaults.expected(BitXor, "random") == defaults.Expected(0.1, 2e-3, 0.5, 1.0)
-    assert defaults.expected(BitXor, "trained") is None
-    row, = (line for line in defaults.table().splitlines() if line.startswith("bit-xor"))
-    assert [cell.strip() for cell in row.split("|")[-5:]] == ["0.500", "0.875 2e-3", "0.100 2e-3", "-", "1.0"]
-    assert max(map(len, defaults.table().splitlines())) <= 80
+    def record(*runs):
+        lines = []
+        for settings, validation, test in runs:
+            config = Config.preset(BitXor(), **settings).record()
+            score = {"accuracy": validation, "loss": 1.0}
+            result = {"floors": {"coin": 0.3, "majority": 0.5, "part/other": 0.9}, "seconds": 120,
+                      "runs_in_stack": 2, "validation": score,
+                      "test": {"accuracy": test, "slices": {}}}
+            curve = [{"step": 0, "validation": score}]
+            lines.append(json.dumps({"run": f"run-{len(lines)}", "config": config, "curve": curve,
+                                     "result": result}) + "\n")
+        (tmp_path / "defaults.jsonl").write_text("".join(lines))
+        defaults._known.cache_clear()
+
+    monkeypatch.setattr(recorded, "RECORDS", tmp_path)
+    record()
+    yield record
+    monkeypatch.undo()
+    defaults._known.cache_clear()
 
 
-def test_a_condition_is_shown_at_the_rate_that_is_best_on_validation_for_its_first_seed(
-        monkeypatch, tmp_path):
-    from scripts import defaults
+def test_what_to_expect_is_what_is_on_record(on_record):
+    from scripts.defaults import Expected, expected, table
 
-    monkeypatch.setattr(defaults, "RECORDS", tmp_path)
-    config = Config.preset(BitXor(), load="none", train="all").record() | {"checkpoint": None}
-    line = lambda lr, seed, validation, test: {"config": config | {"lr": lr, "seed": seed}, "result": {
-        "floors": {"majority": 0.5}, "seconds": 60, "runs_in_stack": 1,
-        "validation": {"accuracy": validation, "loss": 1.0}, "test": {"accuracy": test}}}
-    lines = [line(1e-3, 1, 0.9, 0.5), line(1e-3, 0, 0.6, 0.7), line(1e-2, 0, 0.5, 1.0), line(1e-2, 1, 1.0, 1.0)]
-    (tmp_path / "defaults.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
-    assert defaults.expected(BitXor, "trained") == defaults.Expected(pytest.approx(0.6), 1e-3, 0.5, 1.0)
+    assert expected("bit-xor") is None
+    shipped = checkpoint.locate("gpt2-mini").digest
+    frozen = {"load": "body", "checkpoint": shipped}
+    others = [{"steps": 1}, {"load": "attention"}, {"lr": 1e-4}, {"dropout": 0.0},
+              {"birth": "statistics"}, {"optimizer": "muon"}, {"checkpoint": "0" * 32},
+              {"init": "depth-scaled"}, {"seed": 0}]
+    on_record(*((frozen | {"seed": 1} | other, 0.5, 0.1) for other in others),
+              (frozen | {"seed": 1}, 0.5, 0.75), (frozen | {"seed": 2}, 0.5, 1.0))
+    assert expected("bit-xor") == Expected(0.875, 3e-3, 0.5, 1.0)
+    assert expected("bit-xor", "random") is None
+    row, = (line for line in table().splitlines() if line.startswith("bit-xor"))
+    cells = [cell.strip() for cell in row.split("|")[-5:]]
+    assert cells == ["0.500", "0.875 3e-3", "-", "-", "1.0"]
+    assert max(map(len, table().splitlines())) <= 80
+
+
+def test_a_condition_is_shown_at_the_rate_that_validation_chooses(on_record):
+    from scripts.defaults import Expected, expected
+
+    run = lambda lr, seed, validation, test: (
+        {"load": "none", "train": "all", "lr": lr, "seed": seed}, validation, test)
+    on_record(run(1e-4, 0, 0.5, 1.0), run(3e-4, 0, 0.6, 0.7), run(1e-3, 0, 0.5, 1.0),
+              run(3e-4, 1, 0.1, 0.5), run(1e-3, 1, 1.0, 1.0))
+    assert expected("bit-xor", "trained") == Expected(0.5, 3e-4, 0.5, 1.0)
 
 
 def test_evaluate_repeats_the_result_and_writes_predictions(runs, command, tmp_path):

@@ -29,7 +29,7 @@ train = "all"
 [conditions."no body at one rate"]
 body = "none"
 train = "output"
-lr = 3e-3
+among = [3e-3]
 
 [tracks.mini]
 tasks = ["bit-xor", "bit-memory"]
@@ -165,7 +165,7 @@ def test_a_part_that_cannot_be_is_refused(small, shard):
     ('source = "here"', "", "source"),
     ("patch = 4", "size = 4", "on bit-memory"),
     ('["bit-xor",', '["bit-xr",', "did you mean 'bit-xor'"),
-    ("all = [1e-3, 1e-2]", "fpt = [1e-3]", "'all'")])
+    ("among = [3e-3]", 'birth = "mimetc"', "did you mean 'mimetic'")])
 def test_a_mistake_in_a_study_is_one_line_that_says_where(small, old, new, said):
     small.write_text(SMALL.replace(old, new, 1))
     with pytest.raises(UserError, match=said):
