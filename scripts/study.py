@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fpt.config import Config
 from fpt.errors import UserError
-from scripts import ledger, options, recorded, studies
+from scripts import cluster, ledger, options, recorded, studies
 from scripts.arguments import POSITIONAL, parsed
 from scripts.command import run
 from scripts.ledger import Ledger
@@ -35,6 +35,13 @@ class Options:
     """Trains nothing; lists the runs, those that are there, and the hours that the others take."""
     shard: str = "1/1"
     """Makes one part of the study, 2/8 for the second of eight; the parts share no run."""
+    cluster: str | None = None
+    """Makes the parts of the study as jobs through submitit: `slurm`, or `local` for processes on
+    this machine. The folders of runs and records must be the same for all."""
+    jobs: int = 2
+    """Sets the number of parts that --cluster makes at once."""
+    job: tuple[str, ...] = ()
+    """Sets parameters of submitit's executor, timeout_min=600 slurm_partition=gpu for example."""
     data_dir: Path | None = None
     """Names the folder that holds mnist/ and cifar10/; None means the one that FPT_DATA names, and
     without that the data are downloaded."""
@@ -48,6 +55,14 @@ def main(arguments: list[str]) -> None:
     options.keep_compiled()
     asked = parsed(Options, arguments, "python -m scripts.study")
     study = studies.study(asked.study)
+    if asked.cluster and not asked.dry:
+        study.cells(asked.track, asked.only)  # refuses what the study does not have
+        stated = [asked.study, "--track", asked.track, "--out", str(asked.out.absolute()),
+                  "--records", str(asked.records.absolute())]
+        stated += ["--only", asked.only] if asked.only else []
+        stated += ["--data-dir", str(asked.data_dir.absolute())] if asked.data_dir else []
+        cluster.submitted(stated, asked.cluster, asked.jobs, asked.job, asked.out / "jobs")
+        return
     cells = part(study.cells(asked.track, asked.only), asked.shard)
     known = Ledger(asked.records / f"{study.name}.jsonl", asked.out)
     if asked.dry:
