@@ -175,7 +175,9 @@ class BitXor(_Bits):
 
     name: ClassVar[str] = "bit-xor"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=4, steps=2_000, lr=3e-3, eval_every=500),
+        # There are 1,024 inputs in all.
+        "laptop": Preset(body="gpt2-mini", batch=4, steps=2_000, lr=3e-3, eval_every=500,
+                         eval_examples=1_024),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
     }
 
