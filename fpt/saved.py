@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from fpt.arrays import unpack
@@ -45,11 +43,17 @@ def frozen(folder: Path) -> dict[str, np.ndarray]:
     return unpack(folder / FROZEN)[0] if (folder / FROZEN).exists() else {}
 
 
-_name = partial(jax.tree_util.keystr, simple=True, separator="/")
+def _name(path: tuple) -> str:
+    """Names the place of a leaf in its tree."""
+    import jax
+
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
     """Copies the leaves of a tree to the host, as a dictionary by path."""
+    import jax  # here, since who reads records alone needs no jax
+
     return {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
@@ -58,6 +62,8 @@ def unflatten(leaves: dict[str, np.ndarray], like: Any) -> Any:
 
     like: a tree of the same structure and shapes.  Raises UserError where the leaves do not fit it.
     """
+    import jax
+
     named, structure = jax.tree.flatten_with_path(like)
     shapes = {_name(path): leaf.shape for path, leaf in named}
     if {name: leaf.shape for name, leaf in leaves.items()} != shapes:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fpt.errors import UserError
 from fpt.files import write_whole
-from scripts import claims, results_tables, studies
+from scripts import studies
 from scripts.arguments import parsed
 from scripts.command import run
 from scripts.ledger import Ledger
@@ -50,6 +50,8 @@ def main(arguments: list[str]) -> None:
 
 def build(folder: Path) -> dict[Path, str]:
     """Makes the text of every file that follows from the records in a folder of results."""
+    from scripts import claims, results_tables  # with scipy, which --help needs not wait for
+
     numbers = results_tables.papers(folder / "papers.json")
     known = {name: Ledger(folder / "records" / f"{name}.jsonl", folder / "no-runs")
              for name in studies.names()}

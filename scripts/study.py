@@ -72,8 +72,9 @@ def main(arguments: list[str]) -> None:
         missing = known.missing(cell)
         if missing:
             hours = sum(ledger.hours(later, known) for later in cells[number - 1 :])
-            print(f"[{number} of {len(cells)}] {cell.task}, {cell.condition.name}: {missing} runs "
-                  f"to train; about {ledger.said(hours)} hours left in all", flush=True)
+            print(f"[{number} of {len(cells)}] {cell.task}, {cell.condition.name}: {missing} "
+                  f"run{'s' * (missing > 1)} to train; about {ledger.said(hours)} hours left in "
+                  "all", flush=True)
         make(cell, known, asked)
     known.write()
     print(f"{known.file}: {len(known.recorded)} runs")

@@ -22,7 +22,7 @@ from tasks.listops import ListOps
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["train", "pretrain", "evaluate", "data", "figure", "page", "table", "collect",
-            "benchmark"]
+            "benchmark", "study", "results"]
 
 
 def test_help_needs_no_jax():
@@ -158,7 +158,7 @@ def runs(tiny_folder, tmp_path_factory):
 
 
 def test_seeds_and_rates_make_runs(runs):
-    assert len(list(runs.glob("bit-xor-tiny-fpt-lr0.002-seed[01]-*/result.json"))) == 2
+    assert len(list(runs.glob("bit-xor-tiny-fpt-lr0.003-seed[01]-*/result.json"))) == 2
 
 
 def test_a_run_states_its_body_its_counts_and_its_floor(command, tiny_folder, tmp_path):
@@ -372,7 +372,7 @@ def test_evaluate_repeats_the_result_and_writes_predictions(runs, command, tmp_p
 
 def test_evaluate_on_another_split(runs, command):
     run = min(runs.iterdir())
-    said = json.loads(command("evaluate", run, "--split", "validation")[1])
+    said = json.loads(command("evaluate", run, "--split", "validation", "--examples", 1_024)[1])
     result = json.loads((run / "result.json").read_text())
     assert said["accuracy"] == result["validation"]["accuracy"]
     assert json.loads(command("evaluate", run, "--examples", 7)[1])["n"] == 7

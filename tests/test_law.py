@@ -77,15 +77,15 @@ def test_what_is_published_and_all_defaults_take_minutes(task):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    (["--depth", 2], "--depth 2 with --arguments 10 has at most 12 tokens, fewer than --shortest 16"),
-    (["--depth", 3, "--arguments", 2], "--depth 3 with --arguments 2 has at most 10 tokens, fewer than --shortest 16"),
+    (["--depth", 2], "--depth 2 with --arguments 3 has at most 5 tokens, fewer than --shortest 8"),
+    (["--depth", 3, "--arguments", 2, "--shortest", 16], "--depth 3 with --arguments 2 has at most 10 tokens, fewer than --shortest 16"),
     (["--preset", "paper", "--depth", 3], "--depth 3 with --arguments 10 has at most 122 tokens, fewer than --shortest 501"),
     (["--arguments", 2, "--shortest", 5, "--longest", 6],
      "with --arguments 2 no expression has 5 to 6 tokens; the nearest lengths are 4 and 7"),
     (["--longest", 10_001], "--longest and --arguments must be at most 10,000"),
     (["--arguments", 10_001], "--longest and --arguments must be at most 10,000"),
     (["--preset", "paper", "--depth", 5], "would take one core 429 hours, since at most one in 667,8"),
-    (["--train-examples", 10**12], "expressions of 16 to 128 tokens would take one core 62,598 hours"),
+    (["--train-examples", 10**12], "expressions of 8 to 24 tokens would take one core 2,686 hours"),
 ])
 def test_what_cannot_be_drawn_is_refused_before_a_process_is_started(command, monkeypatch, options, said):
     monkeypatch.setattr(expressions, "draw_blocks", None)
@@ -95,7 +95,7 @@ def test_what_cannot_be_drawn_is_refused_before_a_process_is_started(command, mo
 
 def test_an_impossible_law_is_refused_with_the_options(command, tmp_path):
     code, _, err = command("train", "listops", "--depth", 2, "--out", tmp_path / "runs", "--body", "no-such-body")
-    assert code == 2 and "at most 12 tokens" in err and not (tmp_path / "runs").exists(), err
+    assert code == 2 and "at most 5 tokens" in err and not (tmp_path / "runs").exists(), err
 
 
 def test_published_files_need_no_possible_law():

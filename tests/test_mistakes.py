@@ -128,7 +128,7 @@ COMMANDS = [
     ("no config.json in {folder}", "train", "bit-xor", "--body", "{folder}"),
     ("cannot write {file}", "train", "bit-xor", "--bits", "3", "--body", "{body}", "--out",
      "{file}"),
-    ("64 positions", "train", "listops", "--body", "{body}"),
+    ("64 positions", "train", "listops", "--longest", "128", "--body", "{body}"),
     ("64 positions", "train", "bit-memory", "--body", "{body}", "--bits", "1000"),
     ("1024 tokens", "train", "cifar10-lra", "--body", "{body}"),
     ("no folder {folder}/mnist", "train", "mnist", "--body", "{body}", "--data-dir", "{folder}"),

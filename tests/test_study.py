@@ -118,7 +118,7 @@ def test_only_what_is_missing_is_trained(made, monkeypatch, capsys, tmp_path):
     shutil.rmtree(next(runs.glob("bit-xor-none-output-*seed2*")))
     main(["small", "--out", str(runs), "--records", str(tmp_path)])
     said = capsys.readouterr().out
-    assert said.count("to train") == 1 and "no body at one rate: 1 runs to train" in said
+    assert said.count("to train") == 1 and "no body at one rate: 1 run to train" in said
     without = lambda line: {name: value for name, value in json.loads(line)["result"].items()
                             if name in ("test", "validation", "trainable", "frozen")}
     again = (tmp_path / "small.jsonl").read_text().splitlines()
