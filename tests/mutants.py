@@ -739,7 +739,7 @@ REPORTS = [
     Mutant("scripts/defaults.py", "commands:on_record", "the time of a stack is each run's",
            'result["seconds"] / result["runs_in_stack"]',
            'result["seconds"]'),
-    Mutant("scripts/ledger.py", "commands:on_record", "weights that are no longer shipped count",
+    Mutant("scripts/ledger.py", "study:other_weights", "weights that are no longer shipped count",
            'told["checkpoint"] = (told["checkpoint"] or shipped) if shipped else None',
            'told["checkpoint"] = None'),
     Mutant("scripts/ledger.py", "study:rate", "the first rate is chosen",
