@@ -240,7 +240,7 @@ class Cifar10Lra(_Cifar):
 
     name: ClassVar[str] = "cifar10-lra"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=2, steps=200, lr=2e-3, eval_every=200,
+        "laptop": Preset(body="gpt2-mini", batch=2, steps=300, lr=2e-3, eval_every=300,
                          eval_examples=128),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000),
     }
