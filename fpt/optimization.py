@@ -20,8 +20,9 @@ def transformation(config: Config, table: Table) -> optax.GradientTransformation
     """Makes the transformation from gradients by name to updates, which a run's rate multiplies.
 
     The gradient of all trained parameters is clipped by its joint norm.  adam: as torch computes
-    it; AdamW (Loshchilov & Hutter 2019) where weights decay.  muon: the matrices of the blocks by
-    Muon, whose weights alone decay, all else by Adam with Nesterov's momentum.
+    it; AdamW (Loshchilov & Hutter 2019) where weights decay.  muon: Muon for
+    the matrices of the blocks, the only weights that decay, and Adam with Nesterov's momentum for
+    all else.
     """
     matrices = lambda values: {name: table[name].matrix for name in values}
     if config.optimizer == "muon":

@@ -98,7 +98,7 @@ class Trainer:
         logits, _ = apply(self.model, trainable | frozen, tokens, key, first=first)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
         scored = batch.targets != UNSCORED
-        right = chosen(logits) == batch.targets
+        right = predict(logits) == batch.targets
         return losses.mean(where=scored), right.mean(where=scored)
 
     def gradient(self, trainable, frozen, batch: Batch, key):
@@ -221,13 +221,14 @@ def _compiler_options() -> dict[str, str]:
 def predictions_and_losses(logits, targets) -> tuple[jax.Array, jax.Array]:
     """Computes predictions [B, A], and each example's mean loss [B], from logits [B, A, C]."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return chosen(logits), losses.mean(-1, where=targets != UNSCORED)
+    return predict(logits), losses.mean(-1, where=targets != UNSCORED)
 
 
-def chosen(logits) -> jax.Array:
-    """Finds the class of the greatest logit, the first of several: int32 [B, A] of [B, A, C].
+def predict(logits) -> jax.Array:
+    """Finds the class of the greatest logit, the first of equal ones: [B, A, C] to int32 [B, A].
 
-    It is `argmax` in half the time, on a CPU.  Where one is NaN, it is the last class.
+    This is an argmax that takes half the time on a CPU.  Where a logit is NaN, it gives the last
+    class.
     """
     classes = jnp.arange(logits.shape[-1], dtype=jnp.float32)[None, None]
     greatest = logits == logits.max(-1, keepdims=True)

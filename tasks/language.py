@@ -42,9 +42,9 @@ class Language(NextToken):
     the sha256 of the file, and keep a copy of it in the cache folder."""
 
     repeats: float = 0.0
-    """Sets the share of training windows that say their first tokens again and again, as many of
-    them as are drawn anew for each window, from 8 to half the context: such windows teach a body to
-    copy."""
+    """Sets the share of training windows in which the first tokens are repeated up to the end. How
+    many are repeated is drawn for each window, from 8 to half the context. Such windows teach a
+    body to copy."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -100,7 +100,7 @@ class Language(NextToken):
         """Draws windows of the stream, each once in an epoch.
 
         All windows of a step are shifted by one offset, which is drawn for that step.  In a share
-        `repeats` of them the first tokens take the place of the later ones.
+        `repeats` of them, the first tokens are repeated up to the end.
         """
         import jax
         import jax.numpy as jnp

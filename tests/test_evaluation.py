@@ -9,7 +9,7 @@ import pytest
 from fpt import evaluation
 from fpt.evaluation import answers, evaluate, score
 from fpt.task import UNSCORED, Split
-from fpt.trainer import chosen
+from fpt.trainer import predict
 from tasks.bits import BitMemory
 from tests.test_optimization import logits_of, trainer_of
 
@@ -84,5 +84,5 @@ def test_a_slice_is_of_what_is_scored_in_it_alone():
 
 def test_the_class_chosen_is_argmaxs_the_first_of_equal_ones_and_never_out_of_range():
     logits = np.random.default_rng(0).integers(0, 3, (5, 4, 7)).astype(np.float32)
-    np.testing.assert_array_equal(chosen(jnp.asarray(logits)), logits.argmax(-1))
-    assert int(chosen(jnp.full((1, 1, 7), jnp.nan))[0, 0]) == 6
+    np.testing.assert_array_equal(predict(jnp.asarray(logits)), logits.argmax(-1))
+    assert int(predict(jnp.full((1, 1, 7), jnp.nan))[0, 0]) == 6
