@@ -13,6 +13,7 @@ from scripts.ledger import Ledger
 from scripts.studies import Cell
 
 STUDY, TRACK = "defaults", "mini"
+CONDITIONS = ("frozen", "random", "trained")  # of the study
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,18 @@ class Expected:
     accuracy: float  # on test
     lr: float
     floor: float  # the best trivial predictor's, on the same examples
-    minutes: float
+    minutes: float  # of a run; of runs that were trained at once, each one's share
 
 
 @cache
-def _known() -> tuple[dict[tuple[str, str], Cell], Ledger]:
-    """Reads the cells of the study, by task and condition, and its records."""
-    cells = studies.study(STUDY).cells(TRACK)
-    file = recorded.RECORDS / f"{STUDY}.jsonl"
+def account() -> tuple[dict[tuple[str, str], Cell], Ledger]:
+    """Reads the cells of the study, by task and condition, and its records.
+
+    There are no cells where the package was installed without its results.
+    """
+    cells = studies.study(STUDY).cells(TRACK) if STUDY in studies.names() else []
     return ({(cell.task, cell.condition.name): cell for cell in cells},
-            Ledger(file, file.parent / "no-runs"))
+            Ledger(recorded.RECORDS / f"{STUDY}.jsonl"))
 
 
 def expected(task: str, condition: str = "frozen") -> Expected | None:
@@ -39,7 +42,7 @@ def expected(task: str, condition: str = "frozen") -> Expected | None:
 
     Returns None where no run of it is on record that counts.
     """
-    cells, known = _known()
+    cells, known = account()
     runs = known.counted(cells[task, condition]) if (task, condition) in cells else []
     if not runs:
         return None
@@ -52,11 +55,10 @@ def expected(task: str, condition: str = "frozen") -> Expected | None:
 
 def table() -> str:
     """Lists the tasks, their default settings and the results on record, as a markdown table."""
-    conditions = [condition.name for condition in studies.study(STUDY).conditions]
-    rows = [("task", "tokens", "batch", "steps", "floor", *conditions, "min")]
+    rows = [("task", "tokens", "batch", "steps", "floor", *CONDITIONS, "min")]
     for name in tasks.TASKS:
         config = Config.preset(tasks.find(name)())
-        found = [expected(name, condition) for condition in conditions]
+        found = [expected(name, condition) for condition in CONDITIONS]
         any_known = next((one for one in found if one), None)
         figures = (any_known and f"{any_known.floor:.3f}",
                    *(one and f"{one.accuracy:.3f} {_short(one.lr)}" for one in found),

@@ -23,10 +23,14 @@ from scripts.studies import Cell, Study
 
 
 class Ledger:
-    """Holds the runs of a study that are there: on record, or finished in the folder of runs."""
+    """Holds the runs of a study that are there: on record, or finished in a folder of runs."""
 
-    def __init__(self, file: Path, out: Path):
-        """Reads what is there.  file: of the study's records, which may be missing."""
+    def __init__(self, file: Path, out: Path | None = None):
+        """Reads what is there.
+
+        file: of the study's records, which may be missing.  out: the folder of runs; None reads the
+        records alone.
+        """
         self.file, self.out = file, out
         self.recorded = self._read()
         self.look()
@@ -39,7 +43,7 @@ class Ledger:
     def look(self) -> None:
         """Lists the finished runs in the folder of runs."""
         self._finished: dict[str, Path] = {}
-        for result in sorted(self.out.glob("*/result.json")):
+        for result in sorted(self.out.glob("*/result.json") if self.out else ()):
             try:
                 config = json.loads((result.parent / "config.json").read_text())
                 self._finished[key(config)] = result.parent
@@ -164,14 +168,13 @@ def seconds(config: Config, known: Ledger) -> float:
 
 def plan(study: Study, cells: list[Cell], known: Ledger) -> str:
     """Lists the cells of a study: runs that are there, the chosen rate, and the hours to come."""
-    rows = [["task", "condition", "runs", "of", "rate", "hours"]]
+    rows, there, total, left = [["task", "condition", "runs", "of", "rate", "hours"]], 0, 0, 0.0
     for cell in cells:
-        total, missing = len(cell.candidates()) + len(cell.seeds), known.missing(cell)
-        rate = known.rate(cell)
-        rows.append([cell.task, cell.condition.name, str(total - missing), str(total),
-                     "-" if rate is None else f"{rate:g}", said(hours(cell, known))])
-    there, total = (sum(int(row[column]) for row in rows[1:]) for column in (2, 3))
-    left = sum(hours(cell, known) for cell in cells)
+        all_runs, missing = len(cell.candidates()) + len(cell.seeds), known.missing(cell)
+        rate, time = known.rate(cell), hours(cell, known)
+        there, total, left = there + all_runs - missing, total + all_runs, left + time
+        rows.append([cell.task, cell.condition.name, str(all_runs - missing), str(all_runs),
+                     "-" if rate is None else f"{rate:g}", said(time)])
     return (f"{study.name}: {study.question}\n{study.source}\n\n{markdown(rows)}\n\n"
             f"{there} of {total} runs are there; the others train for about {said(left)} hours")
 

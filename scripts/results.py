@@ -32,6 +32,9 @@ class Options:
 
 def main(arguments: list[str]) -> None:
     options = parsed(Options, arguments, "python -m scripts.results")
+    if not (options.results / "papers.json").is_file():
+        raise UserError(f"no papers.json in {options.results}; name the project's folder of results "
+                        "with --results")
     made = build(options.results)
     stale = [file for file, text in made.items()
              if not file.is_file() or file.read_text() != text]
@@ -53,8 +56,7 @@ def build(folder: Path) -> dict[Path, str]:
     from scripts import claims, results_tables  # with scipy, which --help needs not wait for
 
     numbers = results_tables.papers(folder / "papers.json")
-    known = {name: Ledger(folder / "records" / f"{name}.jsonl", folder / "no-runs")
-             for name in studies.names()}
+    known = {name: Ledger(folder / "records" / f"{name}.jsonl") for name in studies.names()}
     asked = {name: studies.study(name) for name in known}
     made = {folder / "tables" / f"{name}.md":
             results_tables.tables(study, TRACK, known[name], numbers)

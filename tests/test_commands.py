@@ -320,13 +320,13 @@ def on_record(monkeypatch, tmp_path):
             lines.append(json.dumps({"run": f"run-{len(lines)}", "config": config, "curve": curve,
                                      "result": result}) + "\n")
         (tmp_path / "defaults.jsonl").write_text("".join(lines))
-        defaults._known.cache_clear()
+        defaults.account.cache_clear()
 
     monkeypatch.setattr(recorded, "RECORDS", tmp_path)
     record()
     yield record
     monkeypatch.undo()
-    defaults._known.cache_clear()
+    defaults.account.cache_clear()
 
 
 def test_what_to_expect_is_what_is_on_record(on_record):
@@ -346,6 +346,20 @@ def test_what_to_expect_is_what_is_on_record(on_record):
     cells = [cell.strip() for cell in row.split("|")[-5:]]
     assert cells == ["0.500", "0.875 3e-3", "-", "-", "1.0"]
     assert max(map(len, table().splitlines())) <= 80
+
+
+def test_a_package_that_was_installed_without_its_results_trains(monkeypatch, tmp_path, command):
+    from scripts import defaults, studies
+
+    for module, name in ((studies, "STUDIES"), (recorded, "RECORDS")):
+        monkeypatch.setattr(module, name, tmp_path / "nothing")
+    defaults.account.cache_clear()
+    assert defaults.expected("bit-xor") is None and "bit-xor" in defaults.table()
+    assert "--steps" in command("train", "bit-xor", "--help")[1]
+    monkeypatch.undo()
+    defaults.account.cache_clear()
+    study = studies.study(defaults.STUDY)
+    assert tuple(condition.name for condition in study.conditions) == defaults.CONDITIONS
 
 
 def test_a_condition_is_shown_at_the_rate_that_validation_chooses(on_record):

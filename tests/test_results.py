@@ -198,10 +198,15 @@ def test_a_mistake_among_the_claims_is_one_line(folder, old, new, said):
         build(folder)
 
 
+def test_a_folder_that_holds_no_results_is_refused(tmp_path):
+    with pytest.raises(UserError, match="name the project's folder of results"):
+        main(["--results", str(tmp_path)])
+
+
 def test_a_study_without_records_has_dashes_alone(folder):
     write(folder, [])
     table = build(folder)[folder / "tables" / "main.md"]
     row, = [row for row in rows(table, FPT) if len(row) == 6]
     assert row[1:] == ["-"] * 5
-    assert not Ledger(folder / "records" / "main.jsonl", folder / "no-runs").recorded
+    assert not Ledger(folder / "records" / "main.jsonl").recorded
     assert "not tested" in results.build(folder)[folder / "claims.md"]
