@@ -102,7 +102,7 @@ def _finding(claim: Claim, task: str, cells: Mapping[tuple[str, str], Cell], kno
         return Finding(claim, task, None, False)
     ours, theirs = [_accuracy(one[seed]) for seed in seeds], [other[seed] for seed in seeds]
     # The margin is added, so that the test is of falling short by more than it.
-    shifted = statistics.difference([value + claim.margin for value in ours], theirs, paired=True)
+    shifted = statistics.difference([value + claim.margin for value in ours], theirs)
     effect = shifted._replace(mean=shifted.mean - claim.margin, low=shifted.low - claim.margin,
                               high=shifted.high - claim.margin)
     floor = recorded.best_floor(one[seeds[0]])[1]
