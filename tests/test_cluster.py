@@ -1,5 +1,6 @@
 """A study made by several jobs is the one that a single process makes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -66,9 +67,7 @@ def test_what_a_killed_job_leaves_is_taken_up(elsewhere):
     while not (states := list((elsewhere / "runs").glob("*/state-*"))):
         assert started.poll() is None and time.monotonic() < deadline, "no run was begun"
         time.sleep(0.1)
-    holder = subprocess.run(["pgrep", "-f", "submitit.core._submit"], capture_output=True,
-                            text=True).stdout.split()
-    mine = [int(one) for one in holder if _of(int(one), elsewhere)]
+    mine = list(_jobs(elsewhere))
     for process in mine:
         os.kill(process, signal.SIGKILL)
     assert mine and started.wait(120) == 2, started.stderr.read()
@@ -78,12 +77,13 @@ def test_what_a_killed_job_leaves_is_taken_up(elsewhere):
     assert len(numbers(elsewhere)) == 4
 
 
-def _of(process, folder):
-    """Tells whether a process works in a folder of the test's."""
-    try:
-        return str(folder).encode() in Path(f"/proc/{process}/cmdline").read_bytes()
-    except OSError:
-        return False
+def _jobs(folder):
+    """Lists the processes of submitit's jobs that work in a folder of the test's."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            said = (process / "cmdline").read_bytes()
+            if b"submitit.core._submit" in said and str(folder).encode() in said:
+                yield int(process.name)
 
 
 @pytest.mark.parametrize("settings, said", [
