@@ -73,7 +73,8 @@ class Config:
     """Names the roles (kinds of parameters) of the body that are loaded from its checkpoint, or
     made as --birth says; its other parameters are drawn at random. `none` makes a random body. The
     roles of bodies are position, norm, attention, feedforward and recurrent. The default is all of
-    them, attention with a mimetic --birth, and none for a body that has no checkpoints."""
+    them, attention with a mimetic --birth, and none for a body that has no checkpoints. A language
+    model goes on from a checkpoint with body+token, its token table."""
     train: str = "fpt"
     """Names the roles that are trained: fpt (input, output, positions and norms), output, all, or a
     sum such as input+output+norm+attention@0-5, where 0-5 are layers."""

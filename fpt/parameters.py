@@ -25,8 +25,9 @@ from fpt.contract_body import check_body
 from fpt.errors import UserError, nearest
 from fpt.gpt2 import GPT2
 from fpt.initialisers import draw
-from fpt.model import Model, body_table, table
+from fpt.model import Model, table
 from fpt.randomness import stream
+from fpt.task import Interface
 
 # The settings that say what parameters a run begins with.
 INITIAL = {"task", "body", "layers", "width", "load", "birth", "redraw", "init", "body_seed",
@@ -51,10 +52,12 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
         raise nearest(config.init, body.inits, f"--init of {config.body}")
     load = config.load or default_load(config, body)
     chosen = roles.parse(load)
-    if outside := chosen.roles - roles.parse("body").roles:
-        raise UserError(f"--load takes roles of the body ({roles.NAMES['body']}), not "
-                        f"{', '.join(sorted(outside))}")
-    described, birth, redraw = body_table(body), BIRTHS[config.birth], roles.parse(config.redraw)
+    known_roles = roles.NAMES["body"] + "+token" * config.task.interface.tied
+    if outside := chosen.roles - roles.parse(known_roles).roles:
+        raise UserError(f"--load takes roles that a checkpoint of {config.task.name} has "
+                        f"({known_roles}), not {', '.join(sorted(outside))}")
+    described = _loadable(config.task.interface, body)
+    birth, redraw = BIRTHS[config.birth], roles.parse(config.redraw)
     closed = birth.roles if birth and not birth.reads else ()
     read = [name for name in chosen.among(described)
             if described[name].role not in closed or not redraw.holds(described[name])]
@@ -82,6 +85,13 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
                             "trained with; put them back, or say with --body where they lie now")
     return dataclasses.replace(config, body=place, load=load, geometry=body,
                                checkpoint=digest), found
+
+
+def _loadable(interface: Interface, body: Body) -> dict[str, Parameter]:
+    """Describes the parameters that a checkpoint can have: the body's, and a language model's token
+    table."""
+    return {name: one for name, one in table(interface, body).items()
+            if one.owner == "body" or one.role == "token"}
 
 
 def default_load(config: Config, body: Body) -> str:
@@ -140,18 +150,19 @@ class Source:
         self.own_bodies = len({_body_seed(run) for run in self.runs}) > 1
         self._starts: dict[str, dict[str, np.ndarray]] = {}
 
-        body = {name: one for name, one in self.table.items() if one.owner == "body"}
-        loaded = set(roles.parse(config.load).among(body))
-        whole = body_table(found.geometry) if found else {}  # of more blocks, where the body is cut
+        interface = config.task.interface
+        known = _loadable(interface, config.geometry)
+        loaded = set(roles.parse(config.load).among(known))
+        whole = _loadable(interface, found.geometry) if found else {}  # a cut body has more blocks
         birth, redraw, redrawn = BIRTHS[config.birth], roles.parse(config.redraw), set()
         if birth:
-            redrawn = {name for name in loaded if redraw.holds(body[name])
-                       and (birth.roles is None or body[name].role in birth.roles)}
+            redrawn = {name for name in loaded if redraw.holds(known[name])
+                       and (birth.roles is None or known[name].role in birth.roles)}
             if not redrawn:
                 raise UserError(f"--birth {config.birth} makes nothing anew with --load "
                                 f"{config.load} and --redraw {config.redraw}")
             values = checkpoints.read(found, redrawn.__contains__, whole) if birth.reads else {}
-            part = {name: body[name] for name in sorted(redrawn)}
+            part = {name: self.table[name] for name in sorted(redrawn)}
             for name, initialiser in birth.initialisers(part, values, config.geometry).items():
                 self.table[name] = dataclasses.replace(
                     self.table[name], initialiser=initialiser, exact=birth.exact)

@@ -92,15 +92,29 @@ class Ledger:
         return max(rates, key=lambda rate: [fmean(parts) for parts in zip(*merits[rate])])
 
     def counted(self, cell: Cell) -> list[Run]:
-        """Returns the runs of a cell that count, as far as they are there."""
+        """Returns the runs of a cell that count, at the chosen rate, as far as they are there."""
         rate = self.rate(cell)
-        found = [] if rate is None else [self.find(config) for config in cell.counted(rate)]
-        return [run for run in found if run]
+        return [] if rate is None else self.at(cell, rate)
+
+    def at(self, cell: Cell, rate: float) -> list[Run]:
+        """Returns the runs of a cell's seeds that count at a rate, as far as they are there."""
+        return [run for config in cell.counted(rate) if (run := self.find(config))]
+
+    def candidates(self, cell: Cell) -> list[Run]:
+        """Returns the runs among which validation chooses the rate, as far as they are there."""
+        return [run for config in cell.candidates() if (run := self.find(config))]
+
+    def expected(self, cell: Cell) -> int:
+        """Counts the runs of a cell, those that are there and those that are not."""
+        again = self.rate(cell) in cell.fixed
+        return len(cell.known()) + len(cell.seeds) * (not again)
 
     def missing(self, cell: Cell) -> int:
         """Counts the runs of a cell that are not there."""
-        lacking = sum(self.find(config) is None for config in cell.candidates())
-        return lacking + len(cell.seeds) - len(self.counted(cell))
+        rate = self.rate(cell)
+        asked = [*cell.known(), *(cell.counted(rate) if rate and rate not in cell.fixed else ())]
+        there = sum(self.find(config) is not None for config in asked)
+        return self.expected(cell) - there
 
     @cached_property
     def all(self) -> list[Run]:
@@ -170,7 +184,7 @@ def plan(study: Study, cells: list[Cell], known: Ledger) -> str:
     """Lists the cells of a study: runs that are there, the chosen rate, and the hours to come."""
     rows, there, total, left = [["task", "condition", "runs", "of", "rate", "hours"]], 0, 0, 0.0
     for cell in cells:
-        all_runs, missing = len(cell.candidates()) + len(cell.seeds), known.missing(cell)
+        all_runs, missing = known.expected(cell), known.missing(cell)
         rate, time = known.rate(cell), hours(cell, known)
         there, total, left = there + all_runs - missing, total + all_runs, left + time
         rows.append([cell.task, cell.condition.name, str(all_runs - missing), str(all_runs),

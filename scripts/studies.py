@@ -3,6 +3,9 @@
     question, source    what is asked, and where the papers ask it
     section             the section whose numbers in results/papers.json stand beside ours
     choosing, counted   the seeds that choose a condition's learning rate, and those that count
+    fixed               learning rates at which the seeds that count are trained as well, whichever
+                        rate is chosen
+    figures             the figures that are drawn of it, see scripts/results_figures.py
     [rates]             the learning rates that are chosen among, by what a condition trains;
                         without any, the preset's is taken
     patience            evaluations without a better one after which a run counts as converged
@@ -59,6 +62,7 @@ class Cell:
     usual: Config  # of all its runs, but for rate and seed
     choosing: tuple[int, ...]
     seeds: tuple[int, ...]
+    fixed: tuple[float, ...] = ()  # rates at which the seeds that count are trained in any case
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -69,8 +73,12 @@ class Cell:
         return grid(self.usual, self.rates, self.choosing) if len(self.rates) > 1 else []
 
     def counted(self, lr: float) -> list[Config]:
-        """Lists the runs that count, at the chosen rate."""
+        """Lists the runs of the seeds that count, at a rate."""
         return grid(self.usual, (lr,), self.seeds)
+
+    def known(self) -> list[Config]:
+        """Lists the runs that are known before a rate is chosen."""
+        return [*self.candidates(), *grid(self.usual, self.fixed, self.seeds)]
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,8 @@ class Study:
     tracks: Mapping[str, Track]
     patience: int
     section: str | None = None
+    fixed: tuple[float, ...] = ()
+    figures: tuple[str, ...] = ()
 
     def cells(self, track: str, only: str | None = None) -> list[Cell]:
         """Lists the cells of a track, tasks in its order and conditions in the study's.
@@ -113,7 +123,7 @@ class Study:
         except (TypeError, UserError) as error:
             place = f"{STUDIES / self.name}.toml, {condition.name!r} on {task}"
             raise UserError(f"{place}: {error}") from None
-        return Cell(task, condition, usual, self.choosing, self.counted)
+        return Cell(task, condition, usual, self.choosing, self.counted, self.fixed)
 
 
 def names() -> list[str]:
@@ -137,11 +147,12 @@ def _study(name: str, stated: dict[str, Any]) -> Study:
     tracks = {track: Track(**{key: tuple(value) if isinstance(value, list) else value
                               for key, value in sizes.items()})
               for track, sizes in stated.pop("tracks").items()}
+    lists = {key: tuple(stated.pop(key, ())) for key in ("fixed", "figures")}
     seeds = {key: tuple(stated.pop(key)) for key in ("choosing", "counted")}
     if overlap := {*seeds["choosing"]} & {*seeds["counted"]}:
         raise ValueError(f"seeds that choose a rate do not count, but {sorted(overlap)} do both")
     return Study(name, conditions=tuple(_conditions(conditions, rates)), tracks=tracks, **seeds,
-                 **stated)
+                 **lists, **stated)
 
 
 def _conditions(stated: dict[str, dict[str, Any]], rates: dict[str, list[float]]

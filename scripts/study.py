@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
 
 def make(cell: Cell, known: Ledger, asked: Options) -> None:
     """Trains the missing runs of a cell, and records all that are there after each step."""
-    train(cell.candidates(), known, asked)
+    train(cell.known(), known, asked)
     train(cell.counted(known.rate(cell)), known, asked)
 
 

@@ -152,7 +152,7 @@ class ListOps(_Expressions):
 
     name: ClassVar[str] = "listops"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "laptop": Preset(body="gpt2-mini", batch=32, steps=4_000, lr=3e-3, eval_every=500,
+        "laptop": Preset(body="gpt2-mini", batch=32, steps=1_500, lr=3e-3, eval_every=250,
                          sizes={"shortest": 8, "longest": 24, "arguments": 3},
                          settings=WITHOUT_DROPOUT),
         "paper": Preset(body="gpt2", batch=4, steps=1_000_000, lr=1e-3, eval_every=1_000,
