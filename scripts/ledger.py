@@ -23,7 +23,10 @@ from scripts.studies import Cell, Study
 
 
 class Ledger:
-    """Holds the runs of a study that are there: on record, or finished in a folder of runs."""
+    """Holds the runs of a study that are there: on record, or finished in a folder of runs.
+
+    Where there is a folder of runs, those on record in other studies are there as well.
+    """
 
     def __init__(self, file: Path, out: Path | None = None):
         """Reads what is there.
@@ -56,6 +59,8 @@ class Ledger:
         asked = key(config.record())
         if asked in self.recorded:
             return self.recorded[asked]
+        if self.out and asked in self._elsewhere:
+            return self._elsewhere[asked]
         if asked in self._finished:
             from fpt.records import summary
 
@@ -121,6 +126,11 @@ class Ledger:
         """Lists all runs on record, of this study and others."""
         files = sorted(self.file.parent.glob("*.jsonl"))
         return [run for file in files for run in recorded.read(file)]
+
+    @cached_property
+    def _elsewhere(self) -> dict[str, Run]:
+        """Reads the records of all studies, by `key`."""
+        return {key(run["config"]): run for run in self.all}
 
     @cached_property
     def rate_of_flops(self) -> float:

@@ -163,7 +163,7 @@ def _conditions(stated: dict[str, dict[str, Any]], rates: dict[str, list[float]]
             raise KeyError(f"{name!r} states {sorted(strange)[0]!r}, which no run has")
         settings = dict(settings)
         own, on, paper = (settings.pop(key, None) for key in ("among", "tasks", "paper"))
-        among = own or rates.get(settings.get("train", "fpt"), ())
+        among = own or rates.get(settings.get("train", "fpt"), rates.get("others", ()))
         if factors := settings.get("rates"):
             settings["rates"] = tuple(factors)
         yield Condition(name, settings, tuple(among), tuple(on) if on else None, paper)
