@@ -54,8 +54,8 @@ def resolve(config: Config) -> tuple[Config, Checkpoint | None]:
     chosen = roles.parse(load)
     known_roles = roles.NAMES["body"] + "+token" * config.task.interface.tied
     if outside := chosen.roles - roles.parse(known_roles).roles:
-        raise UserError(f"--load takes roles that a checkpoint of {config.task.name} has "
-                        f"({known_roles}), not {', '.join(sorted(outside))}")
+        raise UserError(f"--load for {config.task.name} takes roles of {known_roles}, not "
+                        f"{', '.join(sorted(outside))}")
     described = _loadable(config.task.interface, body)
     birth, redraw = BIRTHS[config.birth], roles.parse(config.redraw)
     closed = birth.roles if birth and not birth.reads else ()

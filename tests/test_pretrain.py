@@ -97,6 +97,27 @@ def test_the_held_out_loss_is_torchs_and_the_bits_are_those_of_the_text(pretrain
     assert result["figures"]["bits per byte"] == pytest.approx(bits, rel=1e-3)
 
 
+def test_a_language_model_goes_on_from_a_checkpoint_with_its_token_table(pretrained, tmp_path):
+    from scripts.pretrain import main
+
+    _, data, run, body = pretrained
+    again = [*_arguments(body, data, tmp_path / "runs", tmp_path / "body"),
+             "--tokenizer", str(body / "tokenizer.json"), "--load", "body+token"]
+    main(again)
+    went_on, = (tmp_path / "runs").iterdir()
+    begins, before = (json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+                      for folder in (went_on, run))
+    best = json.loads((run / "result.json").read_text())["validation"]["loss"]
+    assert begins["validation"]["loss"] == pytest.approx(best, rel=1e-5)
+    assert begins["validation"]["loss"] < before["validation"]["loss"] - 0.1
+
+
+def test_a_task_with_input_and_output_layers_loads_no_token_table(small, refused):
+    refused("--load for bit-xor takes roles of position+norm+attention+feedforward+recurrent, not "
+            "token", "train", "bit-xor", "--body", str(small), "--load",
+            "body+token")
+
+
 def test_the_result_states_what_simple_models_reach(pretrained):
     _, data, run, _ = pretrained
     figures = json.loads((run / "result.json").read_text())["figures"]
