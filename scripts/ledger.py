@@ -28,13 +28,14 @@ class Ledger:
     Where there is a folder of runs, those on record in other studies are there as well.
     """
 
-    def __init__(self, file: Path, out: Path | None = None):
+    def __init__(self, file: Path, out: Path | None = None, tflops: float | None = None):
         """Reads what is there.
 
         file: of the study's records, which may be missing.  out: the folder of runs; None reads the
-        records alone.
+        records alone.  tflops: the rate by which times are estimated, in 10^12 operations a second;
+        None means that of the runs on record.
         """
-        self.file, self.out = file, out
+        self.file, self.out, self.tflops = file, out, tflops
         self.recorded = self._read()
         self.look()
 
@@ -85,7 +86,12 @@ class Ledger:
 
     def rate(self, cell: Cell) -> float | None:
         """Returns the rate at which a condition does best on validation, in the mean of the seeds
-        that choose; None where some of these runs are not there."""
+        that choose; None where some of these runs are not there.
+
+        A cell with a leader takes the leader's rate.
+        """
+        if cell.leader:
+            return self.rate(cell.leader)
         rates = cell.rates
         if len(rates) == 1:
             return rates[0]
@@ -140,7 +146,7 @@ class Ledger:
         found = []
         for run in self.all:
             config, result = configuration(run["config"]), run["result"]
-            if bodies.named(config.body) and (needed := flops(config)):
+            if needed := flops(config):
                 took = config.steps / (result["steps_per_second"] * result["runs_in_stack"])
                 found.append(needed / took)
         return median(found) if found else math.nan
@@ -168,7 +174,8 @@ def _shipped(body: str) -> str | None:
 def flops(config: Config) -> float:
     """Counts the operations of a run's training: 4 for each number of a frozen body's matrices and
     each token, 6 where all are trained; those of attention, input and output are left out."""
-    body = bodies.named(config.body)
+    # A body that a study pretrains has the shape of the shipped ones.
+    body = bodies.named(config.body) or bodies.named("gpt2-mini")
     layers = config.layers or math.inf
     numbers = sum(math.prod(one.shape) for one in body.table().values()
                   if one.matrix and (one.layer or 0) < layers)
@@ -177,8 +184,12 @@ def flops(config: Config) -> float:
 
 
 def seconds(config: Config, known: Ledger) -> float:
-    """Estimates how long a run trains, by the recorded runs that are like it but for rate, seed and
-    birth; where there is none, by its operations and the rate of all recorded runs."""
+    """Estimates how long a run trains, by its operations where a rate of them is given; else by the
+    recorded runs that are like it but for rate, seed and birth; where there is none, by its
+    operations and the rate of all recorded runs."""
+    if known.tflops:
+        return flops(config) / (known.tflops * 1e12)
+
     def like(told: dict[str, Any]) -> list[Any]:
         told = ABSENT | NEWER | told
         return [told["task"], told["sizes"], Path(told["body"]).name, told["layers"], told["batch"],

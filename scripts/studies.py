@@ -9,11 +9,14 @@
     [rates]             the learning rates that are chosen among, by what a condition trains;
                         without any, the preset's is taken
     patience            evaluations without a better one after which a run counts as converged
+    [bodies]            command lines of scripts.pretrain, by the name of what they make
     [conditions.NAME]   settings of a run: body, load, birth, train, and so on; `among` states rates
-                        of its own, `tasks` those that it is made on, and `paper` names it in
-                        results/papers.json
+                        of its own, `rate_of` names the condition whose rate it takes, `tasks` those
+                        that it is made on, and `paper` names it in results/papers.json; NAME@STEP
+                        as a body is what the command line NAME makes in so many steps
     [tracks.TRACK]      preset, the tasks, and the body that stands for each body of the paper
-    [tracks.TRACK.settings.TASK]  settings that differ from the preset's, for a task
+    [tracks.TRACK.settings.TASK]  settings that differ from the preset's, for a task; `like` names a
+                        study whose settings for the same track hold here too
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from fpt.config import Config, grid
 from fpt.errors import UserError, nearest
 
 STUDIES = Path(__file__).parent.parent / "results" / "studies"
+OWN = ("tasks", "paper", "rate_of")  # what a condition states beside settings and rates
+BODIES = Path("bodies")  # holds the bodies that studies pretrain
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Condition:
     rates: tuple[float, ...]  # that validation chooses from; none: the preset's
     tasks: tuple[str, ...] | None = None  # None: all of the track
     paper: str | None = None  # its name in results/papers.json
+    rate_of: str | None = None  # the condition whose chosen rate it takes
 
 
 @dataclass(frozen=True)
@@ -63,14 +69,19 @@ class Cell:
     choosing: tuple[int, ...]
     seeds: tuple[int, ...]
     fixed: tuple[float, ...] = ()  # rates at which the seeds that count are trained in any case
+    leader: Cell | None = None  # the cell whose chosen rate this one takes
 
     @property
     def rates(self) -> tuple[float, ...]:
         return self.condition.rates or (self.usual.lr,)
 
     def candidates(self) -> list[Config]:
-        """Lists the runs among which validation chooses the rate; none where there is one rate."""
-        return grid(self.usual, self.rates, self.choosing) if len(self.rates) > 1 else []
+        """Lists the runs among which validation chooses the rate.
+
+        There are none where there is one rate, or where it is that of another cell.
+        """
+        chooses = len(self.rates) > 1 and not self.leader
+        return grid(self.usual, self.rates, self.choosing) if chooses else []
 
     def counted(self, lr: float) -> list[Config]:
         """Lists the runs of the seeds that count, at a rate."""
@@ -96,6 +107,7 @@ class Study:
     section: str | None = None
     fixed: tuple[float, ...] = ()
     figures: tuple[str, ...] = ()
+    bodies: Mapping[str, str] = field(default_factory=dict)
 
     def cells(self, track: str, only: str | None = None) -> list[Cell]:
         """Lists the cells of a track, tasks in its order and conditions in the study's.
@@ -118,12 +130,24 @@ class Study:
         settings = {"body": "gpt2", "load": "none"}
         settings |= {**track.settings.get(task, {}), **condition.settings}
         settings["body"] = track.bodies.get(settings["body"], settings["body"])
+        made, _, step = settings["body"].partition("@")
+        if step:
+            if made not in self.bodies:
+                raise nearest(made, self.bodies, f"body that {self.name} pretrains")
+            settings["body"] = str(BODIES / f"{made}-{step}")
         try:
             usual = Config.preset(tasks.find(task)(), track.preset, **settings)
         except (TypeError, UserError) as error:
             place = f"{STUDIES / self.name}.toml, {condition.name!r} on {task}"
             raise UserError(f"{place}: {error}") from None
-        return Cell(task, condition, usual, self.choosing, self.counted, self.fixed)
+        leader = None
+        if name := condition.rate_of:
+            named = {one.name: one for one in self.conditions}
+            if name not in named or named[name].rate_of:
+                raise nearest(name, [one.name for one in self.conditions if not one.rate_of],
+                              f"condition of {self.name} with a rate of its own")
+            leader = self._cell(track, task, named[name])
+        return Cell(task, condition, usual, self.choosing, self.counted, self.fixed, leader)
 
 
 def names() -> list[str]:
@@ -144,9 +168,7 @@ def study(name: str) -> Study:
 
 def _study(name: str, stated: dict[str, Any]) -> Study:
     rates, conditions = stated.pop("rates", {}), stated.pop("conditions")
-    tracks = {track: Track(**{key: tuple(value) if isinstance(value, list) else value
-                              for key, value in sizes.items()})
-              for track, sizes in stated.pop("tracks").items()}
+    tracks = {track: _track(track, **sizes) for track, sizes in stated.pop("tracks").items()}
     lists = {key: tuple(stated.pop(key, ())) for key in ("fixed", "figures")}
     seeds = {key: tuple(stated.pop(key)) for key in ("choosing", "counted")}
     if overlap := {*seeds["choosing"]} & {*seeds["counted"]}:
@@ -155,15 +177,22 @@ def _study(name: str, stated: dict[str, Any]) -> Study:
                  **lists, **stated)
 
 
+def _track(track: str, tasks: list[str], settings: Mapping[str, Mapping[str, Any]] | None = None,
+           like: str | None = None, **sizes: Any) -> Track:
+    others = study(like).tracks[track].settings if like else {}
+    return Track(tuple(tasks), settings={**others, **(settings or {})}, **sizes)
+
+
 def _conditions(stated: dict[str, dict[str, Any]], rates: dict[str, list[float]]
                 ) -> Iterator[Condition]:
-    fields = {one.name for one in dataclasses.fields(Config)} | {"among", "tasks", "paper"}
+    fields = {one.name for one in dataclasses.fields(Config)} | {"among", *OWN}
     for name, settings in stated.items():
         if strange := settings.keys() - fields:
             raise KeyError(f"{name!r} states {sorted(strange)[0]!r}, which no run has")
         settings = dict(settings)
-        own, on, paper = (settings.pop(key, None) for key in ("among", "tasks", "paper"))
-        among = own or rates.get(settings.get("train", "fpt"), rates.get("others", ()))
+        among, (on, paper, leader) = settings.pop("among", None), (settings.pop(key, None)
+                                                                     for key in OWN)
+        among = among or rates.get(settings.get("train", "fpt"), rates.get("others", ()))
         if factors := settings.get("rates"):
             settings["rates"] = tuple(factors)
-        yield Condition(name, settings, tuple(among), tuple(on) if on else None, paper)
+        yield Condition(name, settings, tuple(among), tuple(on) if on else None, paper, leader)

@@ -6,13 +6,14 @@ that count are trained at that rate, and scored on test once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fpt.config import Config
 from fpt.errors import UserError
-from scripts import cluster, ledger, options, recorded, studies
+from scripts import cluster, ledger, options, pretrained, recorded, studies
 from scripts.arguments import POSITIONAL, parsed
 from scripts.command import run
 from scripts.ledger import Ledger
@@ -33,6 +34,9 @@ class Options:
     """Names the one task or condition that is made; None means all."""
     dry: bool = False
     """Trains nothing; lists the runs, those that are there, and the hours that the others take."""
+    tflops: float | None = None
+    """Estimates the hours at so many 10^12 operations a second, a rate that was measured on another
+    machine; None means the rate of the runs on record."""
     shard: str = "1/1"
     """Makes one part of the study, 2/8 for the second of eight; the parts share no run."""
     cluster: str | None = None
@@ -55,6 +59,8 @@ def main(arguments: list[str]) -> None:
     options.keep_compiled()
     asked = parsed(Options, arguments, "python -m scripts.study")
     study = studies.study(asked.study)
+    if asked.tflops is not None and not 0 < asked.tflops < math.inf:
+        raise UserError(f"--tflops must be a positive number, not {asked.tflops:g}")
     if asked.cluster and not asked.dry:
         study.cells(asked.track, asked.only)  # refuses what the study does not have
         stated = [asked.study, "--track", asked.track, "--out", str(asked.out.absolute()),
@@ -64,10 +70,11 @@ def main(arguments: list[str]) -> None:
         cluster.submitted(stated, asked.cluster, asked.jobs, asked.job, asked.out / "jobs")
         return
     cells = part(study.cells(asked.track, asked.only), asked.shard)
-    known = Ledger(asked.records / f"{study.name}.jsonl", asked.out)
+    known = Ledger(asked.records / f"{study.name}.jsonl", asked.out, asked.tflops)
     if asked.dry:
         print(ledger.plan(study, cells, known))
         return
+    pretrained.make(study, cells, asked.out, asked.data_dir, asked.records)
     for number, cell in enumerate(cells, 1):
         missing = known.missing(cell)
         if missing:
@@ -82,6 +89,8 @@ def main(arguments: list[str]) -> None:
 
 def make(cell: Cell, known: Ledger, asked: Options) -> None:
     """Trains the missing runs of a cell, and records all that are there after each step."""
+    if cell.leader:
+        train(cell.leader.candidates(), known, asked)
     train(cell.known(), known, asked)
     train(cell.counted(known.rate(cell)), known, asked)
 
@@ -105,11 +114,19 @@ def train(configs: Iterable[Config], known: Ledger, asked: Options) -> None:
 
 
 def part(cells: list[Cell], shard: str) -> list[Cell]:
-    """Selects the cells of one part of a study.  Raises UserError for a part that cannot be."""
+    """Selects the cells of one part of a study; cells that share a rate are in one part.
+
+    Raises UserError for a part that cannot be.
+    """
     number, _, parts = shard.partition("/")
     if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
         raise UserError(f"--shard must be like 2/8, from 1/8 to 8/8, not {shard!r}")
-    return cells[int(number) - 1 :: int(parts)]
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        first = cell.leader or cell
+        groups.setdefault((first.task, first.condition.name), []).append(cell)
+    mine = list(groups.values())[int(number) - 1 :: int(parts)]
+    return [cell for group in mine for cell in group]
 
 
 if __name__ == "__main__":

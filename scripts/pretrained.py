@@ -1,0 +1,86 @@
+"""Makes the bodies that a study pretrains: checkpoints on the way of one pretraining run.
+
+A study states under [bodies] a command line of `scripts.pretrain` for each pretraining, with
+--keep; a condition names the body after some of its steps as NAME@STEP.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fpt.errors import UserError
+from scripts.ledger import Ledger, key
+from scripts.recorded import Run
+from scripts.studies import BODIES, Cell, Study
+
+STUDY = "bodies"  # whose records hold the pretraining runs of all studies
+
+
+def wanted(cells: Iterable[Cell]) -> dict[str, set[int]]:
+    """Lists the bodies that cells are made on: the steps of each pretraining, by its name."""
+    found: dict[str, set[int]] = {}
+    for body in {cell.usual.body for cell in cells}:
+        name, _, step = Path(body).name.rpartition("-")
+        if Path(body).parent == BODIES and step.isdecimal():
+            found.setdefault(name, set()).add(int(step))
+    return found
+
+
+def make(study: Study, cells: Iterable[Cell], out: Path, data_dir: Path | None,
+         records: Path) -> None:
+    """Pretrains the bodies of some cells as far as they are missing, and records the runs.
+
+    out: the folder of the pretraining runs.  Raises UserError for a step that the pretraining does
+    not keep.
+    """
+    for name, steps in wanted(cells).items():
+        if all((BODIES / f"{name}-{step}").is_dir() for step in steps):
+            continue
+        _export(_pretrain(study.bodies[name], BODIES / name, out, data_dir), name, steps)
+    made = [out / json.loads((BODIES / name / "pretraining.json").read_text())["run"]
+            for name in wanted(cells)]
+    if made:
+        from fpt.records import summary
+
+        known = Ledger(records / f"{STUDY}.jsonl")
+        for folder in made:
+            run = summary(folder)
+            known.recorded.setdefault(key(run["config"]), run)
+        known.write()
+
+
+def _pretrain(command: str, to: Path, out: Path, data_dir: Path | None) -> Path:
+    """Runs a command line of `scripts.pretrain`, and returns the folder of its run."""
+    from scripts.pretrain import PROVENANCE, main
+
+    data = ["--data-dir", str(data_dir)] if data_dir else []
+    main([*command.split(), *data, "--out", str(out), "--to", str(to)])
+    return out / json.loads((to / PROVENANCE).read_text())["run"]
+
+
+def _export(run: Path, name: str, steps: Iterable[int]) -> None:
+    from fpt.load import load_run
+
+    loaded = load_run(run)
+    if strange := sorted({*steps} - {*loaded.steps}):
+        kept = ", ".join(map(str, loaded.steps))
+        raise UserError(f"{name}@{strange[0]}: the pretraining of {name} keeps the steps {kept}")
+    for step in steps:
+        if not (folder := BODIES / f"{name}-{step}").is_dir():
+            loaded.at(step).export(folder, whole=False, dtype=np.float16)
+
+
+def quality(run: Run) -> dict[int, Mapping[str, Any]]:
+    """Reads how well a pretrained body copies and predicts, by step of its run.
+
+    `copying gain` is in nats per token: by how much it predicts random tokens better when they are
+    repeated.  `loss` is that on validation, in nats per token.
+    """
+    return {line["step"]: {
+        "copying gain": line["probes"]["random"]["loss"] - line["probes"]["repeated"]["loss"],
+        "loss": line["validation"]["loss"]} for line in run["curve"]}

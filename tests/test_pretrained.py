@@ -1,0 +1,148 @@
+"""A study pretrains the bodies that it compares, and a condition may take another one's rate."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fpt import UserError
+from scripts import pretrained, recorded, studies
+from scripts.ledger import Ledger
+from scripts.study import main, part
+
+STUDY = """
+question = "Does copying help?"
+source = "here"
+choosing = [0]
+counted = [1, 2]
+fixed = [5e-3]
+patience = 1
+
+[bodies]
+copied = "copy --body TINY --vocabulary 11 --context 16 --steps 4 --warmup 1 OPTIONS"
+
+[conditions."copied"]
+body = "copied@4"
+load = "body"
+among = [1e-3, 1e-2]
+
+[conditions."copied less"]
+body = "copied@2"
+load = "body"
+rate_of = "copied"
+
+[tracks.mini]
+tasks = ["bit-xor"]
+[tracks.mini.settings.bit-xor]
+bits = 2
+steps = 4
+eval_every = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def file(tiny_folder, tmp_path_factory):
+    file = tmp_path_factory.mktemp("studies") / "copies.toml"
+    file.write_text(STUDY.replace("TINY", str(tiny_folder))
+                    .replace("OPTIONS", "--eval-every 2 --keep 2 --batch 2"))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def stated(file, monkeypatch, tmp_path):
+    """Lets the study be the only one, and bodies be made in a folder of the test's own."""
+    monkeypatch.setattr(studies, "STUDIES", file.parent)
+    monkeypatch.chdir(tmp_path)
+    return file
+
+
+@pytest.fixture(scope="module")
+def made(file, tmp_path_factory):
+    """Makes the study once, in a folder of its own, which is returned."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies, "STUDIES", file.parent)
+        patch.chdir(folder)
+        main(["copies", "--out", "runs", "--records", "records"])
+    return folder
+
+
+def test_bodies_are_pretrained_once_and_their_training_is_on_record(made, monkeypatch, capsys):
+    monkeypatch.chdir(made)
+    run, = recorded.read(Path("records/bodies.jsonl"))
+    assert run["config"]["task"] == "copy" and run["config"]["steps"] == 4
+    digests = {one["config"]["body"]: one["config"]["checkpoint"]
+               for one in recorded.read(Path("records/copies.jsonl"))}
+    assert digests.keys() == {"copied-2", "copied-4"} and len({*digests.values()}) == 2
+    before = {path: path.stat().st_mtime_ns for path in Path("bodies").rglob("*")}
+    main(["copies", "--out", "runs", "--records", "records"])
+    assert "step" not in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in Path("bodies").rglob("*")} == before
+
+
+def test_a_body_at_a_step_is_that_of_its_pretraining(made, monkeypatch):
+    from fpt import load_body, load_run
+
+    monkeypatch.chdir(made)
+    run, = recorded.read(Path("records/bodies.jsonl"))
+    trained, body = load_run(Path("runs") / run["run"]).at(2), load_body("bodies/copied-2")
+    ours, theirs = (one.parameters["body/ln_f/bias"] for one in (trained, body))
+    assert abs(ours - theirs).max() < 1e-3 and abs(theirs).max() > 0
+
+
+def test_a_condition_takes_the_rate_of_another_and_fixed_rates_are_trained_too(made):
+    first, second = studies.study("copies").cells("mini")
+    known = Ledger(made / "records" / "copies.jsonl")
+    rate = known.rate(first)
+    assert rate == known.rate(second) and rate in (1e-3, 1e-2) and not second.candidates()
+    rates = [(run["config"]["body"], run["config"]["lr"], run["config"]["seed"])
+             for run in known.recorded.values()]
+    assert sorted(rates) == sorted(
+        [("copied-4", 1e-3, 0), ("copied-4", 1e-2, 0)]
+        + [(body, lr, seed) for body in ("copied-2", "copied-4") for lr in (5e-3, rate)
+           for seed in (1, 2)])
+    assert known.missing(first) == known.missing(second) == 0
+    assert [run["config"]["seed"] for run in known.at(second, 5e-3)] == [1, 2]
+
+
+def test_cells_that_share_a_rate_are_in_one_part():
+    cells = studies.study("copies").cells("mini")
+    assert part(cells, "1/2") == cells and part(cells, "2/2") == []
+
+
+def test_the_quality_of_a_body_is_that_on_the_way_of_its_pretraining(made):
+    run, = recorded.read(made / "records" / "bodies.jsonl")
+    found = pretrained.quality(run)
+    line = run["curve"][1]
+    assert found.keys() == {0, 2, 4}
+    assert found[2]["copying gain"] == pytest.approx(
+        line["probes"]["random"]["loss"] - line["probes"]["repeated"]["loss"])
+
+
+@pytest.mark.parametrize("old, new, said", [
+    ("copied@2", "copid@2", "did you mean 'copied'"),
+    ('rate_of = "copied"', 'rate_of = "copid"', "did you mean 'copied'"),
+    ('rate_of = "copied"', 'rate_of = "copied less"', "with a rate of its own")])
+def test_what_a_study_does_not_pretrain_or_choose_is_refused(stated, monkeypatch, tmp_path, old,
+                                                             new, said):
+    monkeypatch.setattr(studies, "STUDIES", tmp_path)
+    (tmp_path / "copies.toml").write_text(stated.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=said):
+        studies.study("copies").cells("mini")
+
+
+def test_a_step_that_is_not_kept_is_refused(stated, monkeypatch, tmp_path):
+    monkeypatch.setattr(studies, "STUDIES", tmp_path)
+    (tmp_path / "copies.toml").write_text(stated.read_text().replace("copied@2", "copied@3"))
+    with pytest.raises(UserError, match="keeps the steps 0, 2, 4"):
+        main(["copies", "--out", "runs", "--records", "records"])
+
+
+def test_hours_follow_from_a_stated_rate(capsys):
+    main(["copies", "--dry", "True", "--tflops", "1e-9"])
+    slow = capsys.readouterr().out
+    main(["copies", "--dry", "True", "--tflops", "2e-9"])
+    hours = [float(text.split()[-2]) for text in (slow, capsys.readouterr().out)]
+    assert hours[0] == pytest.approx(2 * hours[1], rel=0.01) and hours[1] > 0
+    with pytest.raises(UserError, match="--tflops must be a positive number"):
+        main(["copies", "--dry", "True", "--tflops", "-1"])
