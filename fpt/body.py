@@ -53,6 +53,15 @@ class Body(ABC):
     width: int  # D
     positions: int | None  # the longest input in tokens; None for a body without positions
 
+    @property
+    def random(self) -> bool:
+        """Tells whether the module may draw anything by its `key`: dropout, or a first state.
+
+        False promises that it maps equal inputs to equal hidden states in training too.  They are
+        then computed once for all steps where the output layer alone is trained.
+        """
+        return True
+
     @abstractmethod
     def table(self, init: str = "original") -> Table:
         """Describes each parameter by its name, as `init`, one of `inits`, initialises it."""

@@ -127,6 +127,10 @@ def check_sizes(task: Task) -> None:
     if not isinstance(interface, Interface):
         raise breach(kind, "interface", f"is {shown(interface)}", "a fpt.task.Interface")
     _check_interface(kind, interface)
+    with blamed(kind, "draws_stored"):
+        stored = task.draws_stored
+    if not isinstance(stored, bool):
+        raise breach(kind, "draws_stored", f"is {shown(stored)}", "True or False")
     with blamed(kind, "probes"):
         probes = task.probes
     if not (isinstance(probes, tuple) and all(isinstance(name, str) for name in probes)):

@@ -8,7 +8,7 @@ batches are drawn, and the methods that describe examples are called.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -161,6 +161,30 @@ def _check_values(task: Task, data: Mapping[str, Split], batch: int) -> None:
         with blamed(type(task), "encode"):
             tokens = np.asarray(encode(inputs))
         _check_tokens(task, f"for what `draw` gave at step {step}", tokens)
+    if task.draws_stored:
+        _check_stored(task, train, draw)
+
+
+def _check_stored(task: Task, train: Split | None, draw: Callable) -> None:
+    """Checks that `draw` picks rows of `train` and changes nothing, as `draws_stored` promises.
+
+    It is given the rows' numbers in the place of inputs, in the form that hidden states have.
+    """
+    kind, gave = type(task), "is True, and "
+    if train is None:
+        raise breach(kind, "draws_stored", gave + "`load` gives no `train`", "False then")
+    numbers = jnp.arange(len(train.inputs))
+    for step in range(BATCHES):
+        place = jax.random.key(step), np.int32(step)
+        with blamed(kind, "draw"):
+            chosen = draw(Split(numbers[:, None, None], train.targets), *place)[0]
+            drawn = draw(train, *place)
+        rows = chosen.ravel()
+        picked = chosen.shape == (*drawn[1].shape[:1], 1, 1) and all(
+            np.array_equal(part, stored[rows]) for part, stored in zip(drawn, train))
+        if not picked:
+            raise breach(kind, "draws_stored", gave + f"`draw` gave at step {step} what is not "
+                         "stored", "rows of `train`, unchanged, or False")
 
 
 def _check_tokens(task: Task, place: str, tokens: np.ndarray) -> None:

@@ -13,13 +13,20 @@ import numpy as np
 
 from fpt import machine
 from fpt.records import finite
-from fpt.task import UNSCORED, Split, Task
+from fpt.task import UNSCORED, Interface, Split, Task
 from fpt.trainer import Trainer
 
 # In a chunk.  What a block computes of 2,048 tokens fits a CPU's cache, and little of the last
 # chunk is computed in vain: bit XOR's evaluation takes 0.4 of the time that it takes with 16,384.
 TOKENS_AT_ONCE = {"cpu": 2_048, "other": 16_384}
 LOGITS_AT_ONCE = 2**26
+
+
+def at_once(asked: Interface, examples: int, runs: int = 1) -> int:
+    """Chooses how many of so many examples, at least one, are computed at once by so many runs."""
+    size = min(machine.by_device(**TOKENS_AT_ONCE) // (asked.tokens * runs),
+               LOGITS_AT_ONCE // (asked.answers * asked.classes * runs))
+    return max(1, min(examples, size))
 
 
 def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
@@ -29,10 +36,7 @@ def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
     All chunks have one size, so that one compiled function serves them.  between: called before
     each chunk; an exception that it raises ends the evaluation.
     """
-    asked = trainer.task.interface
-    size = min(machine.by_device(**TOKENS_AT_ONCE) // (asked.tokens * trainer.runs),
-               LOGITS_AT_ONCE // (asked.answers * asked.classes * trainer.runs))
-    size = max(1, min(len(split.inputs), size))
+    size = at_once(trainer.task.interface, len(split.inputs), trainer.runs)
     predictions, losses = [], []
     for start in range(0, len(split.inputs), size):
         between()
@@ -61,7 +65,12 @@ def score(task: Task, split: Split, predictions: np.ndarray, losses: np.ndarray)
 
 
 def evaluate(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
-             between: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-    """Scores every run of a stack on a split; `between` as in `answers`."""
-    predictions, losses = answers(trainer, frozen, trainable, split, between)
+             between: Callable[[], None] = lambda: None, given: Split | None = None
+             ) -> list[dict[str, Any]]:
+    """Scores every run of a stack on a split; `between` as in `answers`.
+
+    given: the split as the trainer takes it, where that is not as it is stored: see
+    `features.Features`.
+    """
+    predictions, losses = answers(trainer, frozen, trainable, given or split, between)
     return [score(trainer.task, split, *found) for found in zip(predictions, losses)]

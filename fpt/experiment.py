@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fpt import contract, contract_data, counts, optimization, roles, splits
+from fpt import contract, contract_data, counts, features, optimization, roles, splits
 from fpt.checkpoint import Checkpoint
 from fpt.config import Config
 from fpt.model import table
@@ -55,7 +55,11 @@ class Experiment:
         self.probes = {name: self.data[name] for name in self.task.probes}
         # A batch that begins anywhere reaches all positions.
         reached = None if batch.anywhere else self.task.interface.tokens
-        self.model, self.source = model_of(config), Source(config, found, runs, reached)
+        # Whether the steps take hidden states that are computed once.
+        examples = sum(len(split.inputs) for split in self.splits)
+        self.on_features = features.apply_to(config, batch, self.data.get("train"), examples)
+        self.model = model_of(config)
+        self.source = Source(config, found, runs, reached, self.on_features)
         for run in runs:
             optimization.rates(run, self.source.table)  # refuses factors that apply to nothing
         self.counts = counts.count(
@@ -70,9 +74,18 @@ class Experiment:
             others = f" and {len(starts) - 1} others" if len(starts) > 1 else ""
             say(f"begins where {Path(starts[0]).name}{others} ended")
         say(counts.describe(self.counts))
+        if self.on_features:
+            say(f"computes the body's hidden states of all {examples:,} examples once, and trains "
+                "the output layer on them")
         self.floors = {name: finite(value) for name, value
                        in contract.call(self.task, "floors", self.data, self.test).items()}
         self._compiled: dict[int, Compiled] = {}
+
+    @property
+    def splits(self) -> list[Split]:
+        """Lists the splits that runs are trained and scored on."""
+        train = [self.data["train"]] if "train" in self.data else []
+        return [*train, self.validation, self.test, *self.probes.values()]
 
     @cached_property
     def train(self) -> Split | None:
@@ -84,14 +97,20 @@ class Experiment:
         """Compiles the functions of a stack of so many runs, once; nothing is drawn."""
         if runs not in self._compiled:
             axes, (trainable, frozen) = self.source.axes(runs), self.source.describe(runs)
-            trainer = Trainer(self.model, self.config, self.source.table, axes, runs)
+            kind = features.OutputTrainer if self.on_features else Trainer
+            trainer = kind(self.model, self.config, self.source.table, axes, runs)
+            if self.on_features:
+                train, *scored = (trainer.describe(frozen, split) for split in self.splits)
+                held = trainable, frozen, scored  # beside what a step takes
+            else:
+                train, held = self.train, trainable
             state = jax.eval_shape(trainer.begin, trainable)
             condition = jax.eval_shape(lambda: trainer.condition([self.config] * runs))
             with waiting("compiling", self.quiet):
-                advance = trainer.compile(frozen, self.train, condition, state)
+                advance = trainer.compile(frozen, train, condition, state)
             used = advance.memory_analysis()
-            best = sum(leaf.size * leaf.dtype.itemsize for leaf in trainable.values())
-            size = used.argument_size_in_bytes + used.temp_size_in_bytes + best if used else 0
+            kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
+            size = used.argument_size_in_bytes + used.temp_size_in_bytes + kept if used else 0
             self._compiled[runs] = Compiled(trainer, advance, size)
         return self._compiled[runs]
 

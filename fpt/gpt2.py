@@ -80,6 +80,10 @@ class GPT2(Body):
         if self.activation not in ACTIVATIONS:
             raise nearest(self.activation, ACTIVATIONS, "activation")
 
+    @property
+    def random(self) -> bool:
+        return any((self.embedding_dropout, self.attention_dropout, self.residual_dropout))
+
     def table(self, init: str = "original") -> Table:
         """Describes the parameters under the names of GPT-2's checkpoints, `h_0` for `h.0`.
 

@@ -25,6 +25,7 @@ class Identity(Body):
 
     width: int = 256
     positions = None
+    random = False
 
     def __post_init__(self):
         """Raises UserError for a width that no body can have."""

@@ -66,6 +66,10 @@ class LSTM(Body):
             raise nearest(self.cell, CELLS, "LSTM cell")
 
     @property
+    def random(self) -> bool:
+        return self.dropout > 0 or self.cell == "published"
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """States the shapes of a layer's kernels and of its norms' gains, by name."""
         gates = 4 * self.width

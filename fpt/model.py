@@ -61,6 +61,14 @@ class Model(nn.Module):
         states, seen = self.body(embeds, body_key, self.read(tokens), first, **look)
         return self.answer(states), seen
 
+    def states(self, tokens):
+        """Maps tokens [B, T, W] or [B, T] to hidden states [B, Q, D] of those that are read.
+
+        Nothing is dropped: they are what `answer` gets in evaluation, and in a training that drops
+        nothing.
+        """
+        return self.body(self.embed(tokens), None, self.read(tokens))[0]
+
     def embed(self, tokens, bits=None):
         """Maps tokens [B, T, W] or [B, T] to embedded tokens [B, T, D]."""
         if self.interface.tied:

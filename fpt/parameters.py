@@ -135,18 +135,19 @@ class Source:
     """
 
     def __init__(self, config: Config, found: Checkpoint | None, runs: Sequence[Config] = (),
-                 reached: int | None = None):
+                 reached: int | None = None, alike: bool = False):
         """Reads the parameters that are loaded.
 
         runs: all that share the configuration, which tells which parameters differ between them.
         reached: how many positions the inputs reach.  Of a table of positions that is trained, a
         run holds the rows of these alone, since the others have no gradient.  None holds all.
+        alike: whether stacks are made of runs that share all frozen parameters: see `shared_by`.
         """
         self.config, self.dtype = config, jnp.dtype(config.dtype)
         self.table = dict(table(config.task.interface, config.geometry, config.init))
         self.trainable = roles.parse(config.train).among(self.table)
         self.frozen = [name for name in self.table if name not in self.trainable]
-        self.runs = runs or [config]
+        self.runs, self.alike = runs or [config], alike
         self.own_bodies = len({_body_seed(run) for run in self.runs}) > 1
         self._starts: dict[str, dict[str, np.ndarray]] = {}
 
@@ -240,11 +241,15 @@ class Source:
         own = {name for name, one in self.table.items()
                if name not in self.loaded and (one.owner == "run" or self.own_bodies)}
         starts = {run.begins: run for run in self.runs if run.begins}
-        if len(starts) == 1:
-            own = set()  # all begin with the same parameters
+        if len(starts) == 1 or self.alike:
+            return dict.fromkeys(self.frozen)  # all begin with the same parameters
         for run in starts.values() if len(starts) > 1 else ():
             own.update(self._start(run))
         return {name: 0 if runs > 1 and name in own else None for name in self.frozen}
+
+    def shared_by(self, config: Config) -> tuple:
+        """Names what a run's frozen parameters follow from: runs of which it is equal share all."""
+        return config.begins or config.seed, _body_seed(config)
 
     def shares_body(self, runs: int) -> bool:
         """Tells whether the runs of a stack of so many share the matrices of their blocks."""

@@ -16,26 +16,41 @@ ENOUGH_TOKENS = {"cpu": 640, "other": 65_536}
 # So many runs that share no matrix of the blocks gain from each other: a CPU's caches hold no more.
 ENOUGH_BODIES = {"cpu": 4, "other": 1_000}
 
+NO_ROOM = "more at once need more memory than there is"
+
 
 def stacks(experiment: Experiment, folders: list[records.Folder]
            ) -> Iterator[tuple[list[records.Folder], int | None]]:
     """Yields the folders of each stack, and the step of the states that it goes on from, or None.
 
-    Runs that share a state go on together; runs without one make new stacks, as large as fit.
+    Runs that share a state go on together; runs without one make new stacks, as large as fit.  Runs
+    that train on features are in one stack only where they share them: see `features`.
     """
     say = (lambda line: None) if experiment.quiet else print
     named = {folder.path.name: folder for folder in folders}
     for step, names in together({name: folder.begun() for name, folder in named.items()}):
         some = f": {', '.join(names)}" if len(names) < len(folders) else ""
         say(f"going on at step {step}{some}")
-        yield [named.pop(name) for name in names], step
-    fresh = list(named.values())
-    if fresh:
-        size, why = planned(experiment, len(fresh))
+        for group in _divided(experiment, [named.pop(name) for name in names]):
+            yield group, step
+    for fresh in _divided(experiment, list(named.values())):
+        if experiment.on_features:  # a step is so small that more runs at once are always faster
+            size, why = fitting(experiment, len(fresh)), NO_ROOM
+        else:
+            size, why = planned(experiment, len(fresh))
         if size < len(fresh):
             say(f"{len(fresh)} runs, {size} at a time: {why}")
         for first in range(0, len(fresh), size):
             yield fresh[first : first + size], None
+
+
+def _divided(experiment: Experiment, folders: list[records.Folder]) -> list[list[records.Folder]]:
+    """Divides runs into those that may be in one stack: on features, those that share them."""
+    groups: dict[tuple, list[records.Folder]] = {}
+    for folder in folders:
+        shared = experiment.source.shared_by(folder.config) if experiment.on_features else ()
+        groups.setdefault(shared, []).append(folder)
+    return list(groups.values())
 
 
 def together(begun: dict[str, list[tuple[int, tuple[str, ...]]]]) -> list[tuple[int, list[str]]]:
@@ -77,7 +92,7 @@ def planned(experiment: Experiment, fresh: int) -> tuple[int, str]:
     quick = min(fresh, _even(runs, max(1, most)))
     size = fitting(experiment, quick)
     if size < quick:
-        size, why = _even(runs, size), "more at once need more memory than there is"
+        size, why = _even(runs, size), NO_ROOM
     return size, why
 
 

@@ -62,6 +62,14 @@ class Steps:
         """Prints a line, above the bar where there is one."""
         self.console.print(line, markup=False)
 
+    def prepare(self, done: int, total: int) -> None:
+        """Shows, before the first step, how many examples have the features that the steps take."""
+        figures = f"features of {done:,}/{total:,} examples"
+        if self.bar:
+            self.bar.update(self.task, figures=figures)
+        elif self._line_due():
+            self.say(f"{self.label}  {figures}")
+
     def update(self, step: int, seconds: float, loss: float, headline: str) -> None:
         """Shows the steps done, the pace, the loss and the headline.
 
@@ -74,7 +82,13 @@ class Steps:
         figures = f"{pace}  loss {loss:.3f}  {headline}"
         if self.bar:
             self.bar.update(self.task, completed=step, figures=figures)
-        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
-            self.last_line = time.monotonic()
+        elif self._line_due():
             left = (self.total - step) * seconds
             self.say(f"{self.label}  step {step}/{self.total}  {figures}  {left:.0f} s left")
+
+    def _line_due(self) -> bool:
+        """Tells whether the last line is long enough ago, and counts from now on if so."""
+        due = time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES
+        if due:
+            self.last_line = time.monotonic()
+        return due

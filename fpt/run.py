@@ -108,6 +108,8 @@ def train_stack(experiment: Experiment, folders: list[records.Folder], step: int
     tokens = len(folders) * config.batch * asked.tokens if asked.tied else None
     progress = Steps(config.task.name, config.steps, stack.step, experiment.quiet, tokens)
     with progress, interruptible(stack.save) as check:
+        if stack.results is None:
+            stack.prepare(check, progress.prepare)
         while stack.results is None:
             check()
             if stack.step in keep:

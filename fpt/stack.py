@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from fpt.arrays import digest
 from fpt.errors import UserError
 from fpt.evaluation import evaluate
 from fpt.experiment import Experiment
+from fpt.features import Features
 from fpt.task import Split
 from fpt.trainer import NEVER, keep_best
 
@@ -63,6 +63,7 @@ class Stack:
         self.state = jax.jit(self.trainer.begin)(trainable)
         self.step, self.training, self._begun = 0, 0.0, begun
         self.history: list[list[dict]] = [[] for _ in folders]
+        self._features: Features | None = None
         self.results: list[dict] | None = None
         if step is not None:
             self._restore(step)
@@ -87,13 +88,21 @@ class Stack:
         """Tells whether all steps are taken and evaluated, or all runs have diverged."""
         return self.step == self.config.steps or all(map(_diverged, self.history))
 
+    def prepare(self, check: Callable[[], None], tell: Callable[[int, int], None]) -> None:
+        """Computes features, before the first step, where the steps take these: see `Features`."""
+        if self.experiment.on_features:
+            self._features = Features(
+                self.trainer, self.frozen, self.experiment.splits, check, tell)
+
     def advance(self, halts: tuple[int, ...]) -> None:
         """Takes the steps of one dispatch: up to the next evaluation or one of `halts` at most."""
         config, pace = self.config, self.pace
         begun = pace.clock()
         halts = (config.eval_every * (self.step // config.eval_every + 1), config.steps, *halts)
         count = min(self._per_dispatch, *(halt - self.step for halt in halts if halt > self.step))
-        self.state = self._advance(self.frozen, self.experiment.train, self.condition, self.state,
+        train = (self._features.of(self.experiment.data["train"]) if self._features
+                 else self.experiment.train)
+        self.state = self._advance(self.frozen, train, self.condition, self.state,
                                    np.int32(self.step), np.int32(count))
         self.state.loss.block_until_ready()
         taken = pace.clock() - begun
@@ -157,7 +166,10 @@ class Stack:
     def _scores(self, trainable: dict, split: Split, check: Callable[[], None]
                 ) -> tuple[list[dict], list[dict[str, dict]]]:
         """Scores each run on a split, and on each of the task's probes by name."""
-        score = partial(evaluate, self.trainer, self.frozen, trainable, between=check)
+        def score(split: Split) -> list[dict]:
+            given = self._features.of(split) if self._features else split
+            return evaluate(self.trainer, self.frozen, trainable, split, check, given)
+
         found = score(split)
         probed = {name: score(probe) for name, probe in self.experiment.probes.items()}
         return found, [{name: scores[number] for name, scores in probed.items()}

@@ -103,6 +103,19 @@ class Task(ABC):
     def interface(self) -> Interface:
         """Describes what a model must know of the task in its sizes: its tokens and its answers."""
 
+    @property
+    def draws_stored(self) -> bool:
+        """Tells whether `draw` picks examples of `train` and gives them as they are stored.
+
+        True promises that a batch holds some rows of `train.inputs` and the same rows of
+        `train.targets`, chosen by key and step alone and changed in nothing, and that `draw` does
+        the same whatever shape and dtype the rows of `train.inputs` have.  A run that trains the
+        output layer alone then computes the hidden states of each example once, and lets `draw`
+        pick rows of these in place of the stored inputs.  False, for a task that augments its
+        examples or makes new ones, is always right.
+        """
+        return False
+
     @abstractmethod
     def load(self, folder: Path | None, report: Callable[[str], None] = print) -> dict[str, Split]:
         """Loads the splits as host arrays: `validation`, `test`, the `probes`, and perhaps `train`.

@@ -94,12 +94,15 @@ class Trainer:
             spare = positions - tokens
             drawn = jax.random.randint(drawn, (), -tokens, spare + tokens + 1)
             first = jnp.clip(drawn, 0, spare)
-        tokens = self.task.encode(batch.inputs)
-        logits, _ = apply(self.model, trainable | frozen, tokens, key, first=first)
+        logits = self.logits(trainable | frozen, batch.inputs, key, first)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
         scored = batch.targets != UNSCORED
         right = predict(logits) == batch.targets
         return losses.mean(where=scored), right.mean(where=scored)
+
+    def logits(self, parameters, inputs, key=None, first=0):
+        """Maps inputs [B, ...] to logits [B, A, C]; `key` and `first` as in `Model.__call__`."""
+        return apply(self.model, parameters, self.task.encode(inputs), key, first=first)[0]
 
     def gradient(self, trainable, frozen, batch: Batch, key):
         """Computes ((loss, accuracy), gradient with respect to `trainable`) of a batch.
@@ -193,8 +196,7 @@ class Trainer:
         """
 
         def answer(frozen, trainable, inputs, targets):
-            logits, _ = apply(self.model, trainable | frozen, self.task.encode(inputs))
-            return predictions_and_losses(logits, targets)
+            return predictions_and_losses(self.logits(trainable | frozen, inputs), targets)
 
         return jax.jit(self._mapped(answer, (self.axes, 0, None, None)))
 

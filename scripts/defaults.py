@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from statistics import fmean
 
 import tasks
@@ -14,6 +15,7 @@ from scripts.studies import Cell
 
 STUDY, TRACK = "defaults", "mini"
 CONDITIONS = ("frozen", "random", "trained")  # of the study
+Account = tuple[dict[tuple[str, str], Cell], Ledger]  # the study's cells, and what is on record
 
 
 @dataclass(frozen=True)
@@ -27,22 +29,29 @@ class Expected:
 
 
 @cache
-def account() -> tuple[dict[tuple[str, str], Cell], Ledger]:
-    """Reads the cells of the study, by task and condition, and its records.
+def account() -> Account:
+    """Reads the project's own records of the study, once."""
+    return read(recorded.RECORDS)
+
+
+def read(records: Path) -> Account:
+    """Reads the cells of the study, by task and condition, and what a folder of records has of it.
 
     There are no cells where the package was installed without its results.
     """
     cells = studies.study(STUDY).cells(TRACK) if STUDY in studies.names() else []
     return ({(cell.task, cell.condition.name): cell for cell in cells},
-            Ledger(recorded.RECORDS / f"{STUDY}.jsonl"))
+            Ledger(records / f"{STUDY}.jsonl"))
 
 
-def expected(task: str, condition: str = "frozen") -> Expected | None:
+def expected(task: str, condition: str = "frozen", among: Account | None = None
+             ) -> Expected | None:
     """Reads the results on record of a task's laptop preset under a condition of the study.
 
-    Returns None where no run of it is on record that counts.
+    among: where they are looked for; None means the project's own records.  Returns None where no
+    run of it is on record that counts.
     """
-    cells, known = account()
+    cells, known = among or account()
     runs = known.counted(cells[task, condition]) if (task, condition) in cells else []
     if not runs:
         return None
@@ -53,12 +62,15 @@ def expected(task: str, condition: str = "frozen") -> Expected | None:
         fmean(result["seconds"] / result["runs_in_stack"] for result in results) / 60)
 
 
-def table() -> str:
-    """Lists the tasks, their default settings and the results on record, as a markdown table."""
+def table(among: Account | None = None) -> str:
+    """Lists the tasks, their default settings and the results on record, as a markdown table.
+
+    among: where results are looked for; None means the project's own records.
+    """
     rows = [("task", "tokens", "batch", "steps", "floor", *CONDITIONS, "min")]
     for name in tasks.TASKS:
         config = Config.preset(tasks.find(name)())
-        found = [expected(name, condition) for condition in CONDITIONS]
+        found = [expected(name, condition, among) for condition in CONDITIONS]
         any_known = next((one for one in found if one), None)
         figures = (any_known and f"{any_known.floor:.3f}",
                    *(one and f"{one.accuracy:.3f} {_short(one.lr)}" for one in found),

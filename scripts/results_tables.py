@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,10 +38,25 @@ def tables(study: Study, track: str, known: Ledger, numbers: Numbers) -> str:
         f"{study.source}. Sizes: `{track}`. A cell is the mean on test over the seeds that count, "
         "at the learning rate that was best on validation for other seeds "
         f"({', '.join(map(str, study.choosing))}); ± is half the 95% interval by Student's t. "
-        f"{limit} A dash stands for what was not run.",
+        f"{limit} `steps` is the median of the steps by which runs had converged: of their first "
+        f"evaluation within {recorded.NEAR:g} of their best on validation; `training`, the accuracy "
+        "on the batches before the best evaluation. A dash stands for what was not run.",
         _summary(study, cells, tasks, known),
-        *(_detail(study, [cell for cell in cells if cell.task == task], known, numbers)
+        *(detail(study, [cell for cell in cells if cell.task == task], known, numbers)
           for task in tasks)]) + "\n"
+
+
+def overview(asked: Mapping[str, Study], track: str, known: Mapping[str, Ledger]) -> str:
+    """Makes the table of all studies: what they ask, their runs on record, and their commands."""
+    rows = [["study", "question", "source", "runs on record", "command"]]
+    for name, study in asked.items():
+        cells = study.cells(track)
+        total = sum(map(known[name].expected, cells))
+        there = total - sum(map(known[name].missing, cells))
+        rows.append([f"[`{name}`](studies/{name}.toml)", study.question, study.source,
+                     f"[{there} of {total}](tables/{name}.md)",
+                     f"`python -m scripts.study {name}`"])
+    return markdown(rows)
 
 
 def _summary(study: Study, cells: Sequence[Cell], tasks: Sequence[str], known: Ledger) -> str:
@@ -65,11 +80,13 @@ def _accuracy(study: Study, cell: Cell | None, known: Ledger) -> str:
     return said(found) + few + LIMIT * any(not converged(run, study.patience) for run in runs)
 
 
-def _detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers) -> str:
+def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers) -> str:
+    """Makes the table of a study's cells on one task, under a heading with the task's sizes."""
     made = {cell.condition.name: known.counted(cell) for cell in cells}
     runs = [run for found in made.values() for run in found]
     parts = sorted({part for run in runs for part in run["result"]["test"]["slices"]})
-    rows = [["condition", "rate", "n", "test", *parts, "steps", "trained", "of", "paper"]]
+    rows = [["condition", "rate", "n", "test", *parts, "training", "steps", "trained", "of",
+             "paper"]]
     for cell in cells:
         found, rate = made[cell.condition.name], known.rate(cell)
         number = numbers.get((study.section, cell.condition.paper, cell.task))
@@ -80,7 +97,8 @@ def _detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers
             cell.condition.name, NONE if rate is None else f"{rate:g}", str(len(found)),
             _accuracy(study, cell, known),
             *(f"{mean(part):.3f}" if test else NONE for part in parts),
-            f"{median(run['result']['best_step'] for run in found):,.0f}" if found else NONE,
+            f"{statistics.mean(list(map(_training, found))).mean:.3f}" if found else NONE,
+            f"{median(map(recorded.converged_at, found)):,.0f}" if found else NONE,
             f"{counts['effective']:,}" if counts else NONE,
             f"{counts['total']:,}" if counts else NONE,
             f"{number['value'] / 100:.3f} [{number['source']}]" if number else NONE])
@@ -89,6 +107,13 @@ def _detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers
     best = f"Best floor on test: {floor[1]:.3f} ({floor[0]})." if floor else "Not run yet."
     return (f"## {cells[0].task}\n\n{sizes}; {usual.steps:,} steps of {usual.batch}. {best}\n\n"
             f"{markdown(rows)}")
+
+
+def _training(run: Run) -> float:
+    """Returns the accuracy on the training batches before a run's best evaluation; NaN where that
+    is the one before the first step."""
+    found, = (line["train"] for line in run["curve"] if line["step"] == run["result"]["best_step"])
+    return found["accuracy"] if found else math.nan
 
 
 def _floor(known: Ledger, cells: Sequence[Cell]) -> tuple[str, float] | None:

@@ -23,36 +23,35 @@ class Interval(NamedTuple):
     low: float
     high: float
     n: int  # runs, or pairs of runs
-    p: float = math.nan  # of a difference: the chance of one as large where there is none in truth
+    p: float  # the chance of a mean as far from the one that is tested, were that the true one
 
 
-def mean(values: Sequence[float]) -> Interval:
-    """Computes the mean of independent runs with its interval by Student's t.
+def mean(values: Sequence[float], than: float = 0.0) -> Interval:
+    """Computes the mean of independent runs with its interval by Student's t, and tests whether it
+    differs from `than`.
 
-    One run has no interval: its ends are NaN.
+    One run has no interval: its ends and its p are NaN.  Runs that do not vary at all are certain:
+    their p is 0, or 1 where their mean is `than`.
     """
     values = np.asarray(values, float)
     centre, n = float(values.mean()), len(values)
     if n < 2:
-        return Interval(centre, math.nan, math.nan, n)
-    spread = stats.sem(values) * stats.t.ppf((1 + LEVEL) / 2, n - 1)
-    return Interval(centre, centre - spread, centre + spread, n)
+        return Interval(centre, math.nan, math.nan, n, math.nan)
+    if np.ptp(values) < 1e-12:
+        return Interval(centre, centre, centre, n, float(abs(centre - than) < 1e-12))
+    found = stats.ttest_1samp(values, than)
+    low, high = map(float, found.confidence_interval(LEVEL))
+    return Interval(centre, low, high, n, float(found.pvalue))
 
 
-def difference(one: Sequence[float], other: Sequence[float]) -> Interval:
-    """Computes by how much the mean of one condition exceeds that of another, with its interval.
+def difference(one: Sequence[float], other: Sequence[float], than: float = 0.0) -> Interval:
+    """Computes by how much the mean of one condition exceeds that of another, and tests whether
+    that differs from `than`.
 
     Runs in the same place share a seed, and so their data: the interval is that of the differences
-    of these pairs, by Student's t.  Differences that do not vary at all are certain: their p is 0,
-    or 1 where they are 0.
+    of these pairs.
     """
-    differences = np.asarray(one, float) - np.asarray(other, float)
-    found = mean(differences)
-    if found.n < 2:
-        return found
-    if np.ptp(differences) < 1e-12:
-        return found._replace(p=float(abs(found.mean) < 1e-12))
-    return found._replace(p=float(stats.ttest_1samp(differences, 0).pvalue))
+    return mean(np.asarray(one, float) - np.asarray(other, float), than)
 
 
 def holm(values: Sequence[float]) -> list[float]:

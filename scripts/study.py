@@ -22,8 +22,9 @@ from scripts.studies import Cell
 
 @dataclass(frozen=True)
 class Options:
-    """Trains the missing runs of a study, those that can be at once as stacks, and records them in
-    results/records/STUDY.jsonl. The same command goes on where it was stopped."""
+    """Trains the missing runs of a study, those that can be at once as stacks, records them in
+    results/records/STUDY.jsonl, and prints its tables. The same command goes on where it was
+    stopped."""
 
     study: str = field(metadata=POSITIONAL)
     """Names the study, a file in results/studies."""
@@ -84,7 +85,13 @@ def main(arguments: list[str]) -> None:
                   "all", flush=True)
         make(cell, known, asked)
     known.write()
-    print(f"{known.file}: {len(known.recorded)} runs")
+    from scripts import results_tables  # with scipy, which --help needs not wait for
+
+    numbers = results_tables.papers(recorded.RECORDS.parent / "papers.json")
+    for task in dict.fromkeys(cell.task for cell in cells):
+        of_task = [cell for cell in cells if cell.task == task]
+        print(f"\n{results_tables.detail(study, of_task, known, numbers)}")
+    print(f"\n{known.file}: {len(known.recorded)} runs")
 
 
 def make(cell: Cell, known: Ledger, asked: Options) -> None:

@@ -26,6 +26,7 @@ class _Images(Task):
     """Represents square images of `side` pixels and `channels`, in tokens of `patch` x `patch`."""
 
     levels: ClassVar[int] = 8
+    draws_stored: ClassVar[bool] = True
     validation: ClassVar[int] = 5_000  # images carved out of training
     source: ClassVar[sources.Source]
     class_names: ClassVar[tuple[str, ...]]
@@ -202,6 +203,10 @@ class _Cifar(_Images):
 
     augment: bool = True
     """Lets training images be cropped, flipped and rotated at random."""
+
+    @property
+    def draws_stored(self) -> bool:
+        return not self.augment
 
     def _drawn(self, images, numbers, key, step):
         if not self.augment:

@@ -38,6 +38,8 @@ class _Expressions(Task):
     """Loads or draws expressions, and computes what trivial predictors reach on them, for the task
     as it was meant (`ListOps`) and as it was released (`ListOpsOriginal`)."""
 
+    draws_stored: ClassVar[bool] = True
+
     held_out: int = 2_000
     """Sets the number of expressions of validation, and of test."""
     data_seed: int = 0

@@ -27,6 +27,7 @@ def on_own_inputs(task: type[Task]) -> type[Task]:
         __doc__ = f"Asks for the next token of {task.name}'s inputs."
         name = f"self-{task.name}"
         presets = task.presets
+        draws_stored = False  # targets are made of the inputs
 
         def __post_init__(self):  # the base refuses its own impossible sizes
             if self.base.interface.tokens < 2:

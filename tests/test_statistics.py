@@ -33,6 +33,13 @@ def test_one_pair_has_no_interval_and_differences_that_do_not_vary_are_certain()
     assert math.isnan(statistics.difference([0.5], [0.2]).p)
     assert statistics.difference([1, 1], [0.5, 0.5]) == (0.5, 0.5, 0.5, 2, 0)
     assert statistics.difference([1, 1], [1, 1]).p == 1
+    assert statistics.difference([1, 1], [1.5, 1.5], than=-0.5).p == 1
+
+
+def test_a_difference_can_be_tested_against_another_than_none():
+    found = statistics.difference([1, 2, 3, 4, 5], [0] * 5, than=1)
+    assert found[:4] == pytest.approx((3, 3 - SPREAD, 3 + SPREAD, 5))
+    assert found.p == pytest.approx(0.0474, abs=1e-4)  # t = 2 / sqrt(0.5) = 2.828, 4 degrees
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])

@@ -105,6 +105,16 @@ def test_made_again_it_trains_nothing_and_writes_the_same(made, monkeypatch, cap
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_it_ends_with_its_tables(made, monkeypatch, capsys):
+    monkeypatch.setattr(studies, "STUDIES", made)
+    main(["small", "--out", str(made / "runs"), "--records", str(made / "records")])
+    said = capsys.readouterr().out
+    assert "## bit-xor\n" in said and "## bit-memory\n" in said and "| no body at one rate |" in said
+    main(["small", "--only", "bit-xor", "--out", str(made / "runs"), "--records",
+          str(made / "records")])
+    assert "bit-memory" not in capsys.readouterr().out
+
+
 def test_records_that_are_gone_are_made_again_from_the_runs(made, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(studies, "STUDIES", made)
     main(["small", "--out", str(made / "runs"), "--records", str(tmp_path)])

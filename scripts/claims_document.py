@@ -1,0 +1,94 @@
+"""Writes what the records say of claims: a page of its own, and a short table for the README."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scripts import claims_verdicts as verdicts
+from scripts import recorded
+from scripts.claims import Claim
+from scripts.claims_verdicts import Finding, Judged
+from scripts.markdown import markdown
+
+
+def document(claims: Sequence[Claim], judged: Sequence[Judged], track: str) -> str:
+    """Makes the page of all claims: the verdict on each, then the numbers task by task."""
+    rows = [["claim", "source", "study", "verdict"]]
+    rows += [[f"{number}. {claim.sentence}", claim.source,
+              f"[{claim.study}](tables/{claim.study}.md)", verdict(claim, judged)]
+             for number, claim in enumerate(claims, 1)]
+    return "\n\n".join(["# Claims", _introduction(track), markdown(rows), "## Task by task",
+                        _details(claims, judged)]) + "\n"
+
+
+def short(claims: Sequence[Claim], judged: Sequence[Judged]) -> str:
+    """Makes a table of the claims and the verdicts on them, without their sources."""
+    return markdown([["", "claim", "verdict"],
+                     *([str(number), claim.sentence, verdict(claim, judged)]
+                       for number, claim in enumerate(claims, 1))])
+
+
+def verdict(claim: Claim, judged: Sequence[Judged]) -> str:
+    """Sums up the verdicts on a claim: each with the tasks on which it was reached."""
+    found = [one for one in judged if one.finding.claim is claim]
+    tasks = {word: ", ".join(one.finding.task for one in found if one.verdict == word)
+             for word in (verdicts.SUPPORTED, verdicts.CONTRADICTED, verdicts.UNDECIDED)}
+    return "; ".join(f"{word} ({on})" for word, on in tasks.items() if on) or verdicts.NOT_TESTED
+
+
+def _introduction(track: str) -> str:
+    return f"""\
+What the records say of what the papers and their critics claim, at the sizes `{track}`: a verdict
+holds for these, and the papers' own sizes may give another. A claim compares two conditions of a
+study on each of its tasks, by pairs of runs that share a seed. Each condition is at the learning
+rate that validation chose on other seeds, unless the claim states one rate for both.
+
+- *supported* or *contradicted*: there are {verdicts.FEWEST} pairs or more; the difference on test
+  has a p-value of at most {verdicts.CERTAIN:g} by Student's t, adjusted by Holm's method for all
+  tests of this page; and the better condition passes the best trivial predictor, with its whole 95%
+  interval.
+- *undecided*: there are as many pairs, but the difference may be chance, or no condition passes
+  that predictor.
+- *not tested*: there are fewer pairs, or none.
+
+A claim about speed compares the steps that runs took to converge: to the first evaluation, after
+training began, whose accuracy on validation is within {recorded.NEAR:g} of the run's best. The
+base-2 logarithm of the ratio of steps is averaged and tested, and both conditions must pass the
+best trivial predictor, since a run that learns nothing has converged at once. Runs are evaluated
+every few hundred steps, and a ratio is known no better than that; of a run that was still improving
+when it ended, the steps are fewer than it would have needed."""
+
+
+def _details(claims: Sequence[Claim], judged: Sequence[Judged]) -> str:
+    rows = [["claim", "task", "difference", "95% interval", "seeds", "p", "verdict"]]
+    for number, claim in enumerate(claims, 1):
+        said = _faster if claim.measure == "steps" else "{:+.3f}".format
+        for finding, p, reached in judged:
+            effect = finding.effect
+            if finding.claim is not claim or effect is None:
+                continue
+            interval = "-" if effect.n < 2 else f"{said(effect.low)} to {said(effect.high)}"
+            rows.append([str(number), finding.task, said(effect.mean), interval, str(effect.n),
+                         _chance(p), reached + _failed(finding)])
+    missing = len(judged) - len(rows) + 1
+    return (f"{markdown(rows)}\n\nOf {len(judged)} comparisons, {missing} are not in this table, "
+            "since there is no pair of runs for them yet.")
+
+
+def _chance(p: float) -> str:
+    return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _faster(effect: float) -> str:
+    """Writes the base-2 logarithm of a ratio of speeds: 1 as x2.0 faster, -1 as x2.0 slower."""
+    ratio = f"x{2 ** abs(effect):.1f}"
+    return "x1.0" if ratio == "x1.0" else f"{ratio} {'faster' if effect > 0 else 'slower'}"
+
+
+def _failed(finding: Finding) -> str:
+    """Says that accuracies do not pass the best trivial predictor, where that decides a verdict."""
+    if not finding.tested or finding.passes:
+        return ""
+    which = "not all pass" if finding.claim.measure == "steps" else "none passes"
+    return f" ({which} the floor)"
