@@ -15,13 +15,13 @@ from scripts.figure import content, plotting
 MOST = 6  # bodies beside each other
 
 
-def draw(runs: list[Run], kind: str) -> bytes:
+def draw(runs: list[Run], kind: str, source: str | None = None) -> bytes:
     """Draws one task's runs: above, each head's mass (its attention weight on the tokens that hold
     the answer); below, how much the loss grows without the head.
 
     Each condition is shown by its first seed, at the learning rate that is best on validation for
     that seed.  Returns the content of the picture's file: the same runs and versions give the same
-    bytes.
+    bytes.  source: see `scripts.figure.content`.
     """
     shown = [run for run in runs if run.get("attention", {}).get("correlation")]
     if not shown:
@@ -57,4 +57,4 @@ def draw(runs: list[Run], kind: str) -> bytes:
         axes[1, column].set_xlabel("head")
     figure.colorbar(scales[0], ax=axes[0], label=f"mass on: {shown[0]['attention']['answer']}")
     figure.colorbar(scales[1], ax=axes[1], label="loss gained without it, nats", extend="both")
-    return content(figure, kind)
+    return content(figure, kind, source)

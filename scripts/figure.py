@@ -71,10 +71,11 @@ def main(arguments: list[str]) -> None:
     print(f"{target}: {shown} run{'s' * (shown > 1)}")
 
 
-def draw(groups: dict[str, list[Run]], part: str | None, kind: str) -> bytes:
+def draw(groups: dict[str, list[Run]], part: str | None, kind: str, source: str | None = None
+         ) -> bytes:
     """Draws the learning curves of groups of runs, a colour a label; returns the image as bytes.
 
-    kind: svg or png.  The same runs and versions give the same bytes.
+    kind: svg or png.  source: see `content`.  The same runs and versions give the same bytes.
     """
     pyplot = plotting(10)
     columns = max(1, min(4, 80 // (8 + max(map(len, groups)))))  # as many as the width has room for
@@ -99,7 +100,7 @@ def draw(groups: dict[str, list[Run]], part: str | None, kind: str) -> bytes:
     axes.set(xlabel="training step", ylabel=f"accuracy on validation{f', {part}' if part else ''}")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside upper left", ncols=columns)
-    return content(figure, kind)
+    return content(figure, kind, source)
 
 
 def plotting(size: int):
@@ -116,13 +117,17 @@ def plotting(size: int):
     return pyplot
 
 
-def content(figure, kind: str) -> bytes:
-    """Returns the content of a figure's file, without the date and version that matplotlib adds."""
+def content(figure, kind: str, source: str | None = None) -> bytes:
+    """Returns the content of a figure's file, without the date and version that matplotlib adds.
+
+    source: says what it was drawn from, in the metadata of the file.
+    """
     from matplotlib import pyplot
 
     packed = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
     figure.savefig(packed, format=kind, dpi=160,
-                   metadata={"Date": None} if kind == "svg" else {"Software": None})
+                   metadata=metadata | ({"Source": source} if source else {}))
     pyplot.close(figure)
     return packed.getvalue()
 

@@ -24,6 +24,7 @@ RECORDS = Path(__file__).parent.parent / "results" / "records"
 USUAL = {"birth": "weights", "load": "body"}  # settings that the name of a body implies
 ATTENTION = "attention.json"  # written by `scripts.attention` to a run's folder
 PARTS = ("run", "config", "curve", "result")  # of a run
+NEAR = 0.01  # a run has converged where its accuracy is no further than this below its best
 
 
 def study(name: str, task: str | None = None) -> list[Run]:
@@ -164,6 +165,19 @@ def chosen(runs: list[Run]) -> dict[str, list[Run]]:
         best = max((run for run in alike if run["config"]["seed"] == first), key=merit)
         found[label] = [run for run in alike if run["config"]["lr"] == best["config"]["lr"]]
     return found
+
+
+def converged_at(run: Run) -> int:
+    """Returns the step of the first evaluation after training began at which a run's accuracy on
+    validation is NEAR the best of these evaluations.
+
+    The evaluation before the first step is left out: a run that is never better than there has
+    learned nothing, and the evaluations cannot tell zero steps from fewer than lie between them.
+    """
+    trained = {line["step"]: line["validation"]["accuracy"] for line in run["curve"]
+               if line["step"]}
+    enough = max(trained.values()) - NEAR - 1e-9  # for sums that are not exact
+    return min(step for step, accuracy in trained.items() if accuracy >= enough)
 
 
 def merit(run: Run) -> tuple[float, float]:

@@ -1,20 +1,27 @@
 """Rebuilds everything that follows from records: `python -m scripts.results`.
 
 Tables of studies and the verdicts on claims are functions of results/records, results/studies,
-results/claims.toml and results/papers.json alone, to the byte.
+results/claims.toml and results/papers.json alone, to the byte.  Short ones are written into
+README.md and results/README.md, between comments that name them.  Figures are functions of the same
+data; a file counts as up to date if it holds the digest of what it should be drawn from, as text is
+laid out a little differently from one version of matplotlib to the next.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fpt.errors import UserError
 from fpt.files import write_whole
-from scripts import studies
+from scripts import defaults, recorded, regions, studies
 from scripts.arguments import parsed
 from scripts.command import run
 from scripts.ledger import Ledger
+
+if TYPE_CHECKING:
+    from scripts.results_figures import Figure
 
 RESULTS = Path(__file__).parent.parent / "results"
 TRACK = "mini"  # of the verdicts
@@ -22,7 +29,8 @@ TRACK = "mini"  # of the verdicts
 
 @dataclass(frozen=True)
 class Options:
-    """Rebuilds results/tables and results/claims.md from the records."""
+    """Rebuilds results/tables, results/figures, results/claims.md, and the tables in README.md and
+    results/README.md, from the records."""
 
     check: bool = False
     """Writes nothing; says which files are stale, and fails if any is."""
@@ -33,27 +41,52 @@ class Options:
 def main(arguments: list[str]) -> None:
     options = parsed(Options, arguments, "python -m scripts.results")
     if not (options.results / "papers.json").is_file():
-        raise UserError(f"no papers.json in {options.results}; name the project's folder of results "
-                        "with --results")
-    made = build(options.results)
-    stale = [file for file, text in made.items()
-             if not file.is_file() or file.read_text() != text]
+        raise UserError(f"no papers.json in {options.results}; name the project's folder of "
+                        "results with --results")
+    from scripts import results_figures  # with matplotlib, which --help needs not wait for
+
+    made = build(options.results) | results_figures.figures(options.results, TRACK)
+    stale = [file for file, content in made.items() if not _holds(file, content)]
+    count = sum(content is not None for content in made.values())
     if options.check:
         if stale:
             raise UserError(f"{', '.join(map(str, stale))}: not what the records say; rebuild with "
                             "python -m scripts.results")
-        print(f"all {len(made)} files are what the records say")
+        print(f"all {count} files are what the records say")
         return
     for file in stale:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, made[file].encode())
+        content = made[file]
+        if content is None:
+            file.unlink()
+            print(f"{file}: removed, as no record or study asks for it")
+            continue
+        write_whole(file, content.encode() if isinstance(content, str) else
+                    content.drawn(file.suffix[1:]))
         print(file)
-    print(f"{len(stale)} of {len(made)} files were stale")
+    print(f"{len(stale)} of {count} files were stale")
+
+
+def _holds(file: Path, content: str | Figure | None) -> bool:
+    """Tells whether a file is as it should be; None stands for one that should not be there."""
+    if content is None or not file.is_file():
+        return content is None and not file.is_file()
+    return file.read_text() == content if isinstance(content, str) else content.is_in(file)
 
 
 def build(folder: Path) -> dict[Path, str]:
-    """Makes the text of every file that follows from the records in a folder of results."""
-    from scripts import claims, results_tables  # with scipy, which --help needs not wait for
+    """Makes the text of every file that follows from the records in a folder of results.
+
+    The README beside that folder and the one in it keep what stands around their tables.
+    """
+    # With scipy, which --help needs not wait for.
+    from scripts import (
+        attention_table,
+        claims,
+        claims_document,
+        claims_verdicts,
+        results_tables,
+        table,
+    )
 
     numbers = results_tables.papers(folder / "papers.json")
     known = {name: Ledger(folder / "records" / f"{name}.jsonl") for name in studies.names()}
@@ -61,10 +94,19 @@ def build(folder: Path) -> dict[Path, str]:
     made = {folder / "tables" / f"{name}.md":
             results_tables.tables(study, TRACK, known[name], numbers)
             for name, study in asked.items()}
-    stated = claims.read(folder / "claims.toml")
-    found = [finding for claim in stated
-             for finding in claims.findings(claim, asked[claim.study], TRACK, known[claim.study])]
-    return made | {folder / "claims.md": claims.document(stated, found, TRACK)}
+    for name, of_runs in (("births", table.tables), ("attention", attention_table.tables)):
+        if (file := folder / "records" / f"{name}.jsonl").is_file():
+            made[folder / f"{name}.md"] = of_runs(recorded.read(file))
+    stated = claims.read(folder / "claims.toml", asked, TRACK)
+    judged = claims_verdicts.judge(stated, asked, TRACK, known)
+    made[folder / "claims.md"] = claims_document.document(stated, judged, TRACK)
+    readme, guide = folder.parent / "README.md", folder / "README.md"
+    made[readme] = regions.rewritten(readme, {
+        "claims": claims_document.short(stated, judged),
+        "defaults": defaults.table(defaults.read(folder / "records"))})
+    made[guide] = regions.rewritten(guide, {
+        "studies": results_tables.overview(asked, TRACK, known)})
+    return made
 
 
 if __name__ == "__main__":
