@@ -14,7 +14,6 @@ several times over, and save little where a step costs so little.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial

@@ -39,8 +39,8 @@ def tables(study: Study, track: str, known: Ledger, numbers: Numbers) -> str:
         "at the learning rate that was best on validation for other seeds "
         f"({', '.join(map(str, study.choosing))}); ± is half the 95% interval by Student's t. "
         f"{limit} `steps` is the median of the steps by which runs had converged: of their first "
-        f"evaluation within {recorded.NEAR:g} of their best on validation; `training`, the accuracy "
-        "on the batches before the best evaluation. A dash stands for what was not run.",
+        f"evaluation within {recorded.NEAR:g} of their best on validation; `training` is their "
+        "accuracy on the batches before the best evaluation. A dash stands for what was not run.",
         _summary(study, cells, tasks, known),
         *(detail(study, [cell for cell in cells if cell.task == task], known, numbers)
           for task in tasks)]) + "\n"

@@ -1,6 +1,5 @@
 """A study pretrains the bodies that it compares, and a condition may take another one's rate."""
 
-import json
 from pathlib import Path
 
 import pytest
