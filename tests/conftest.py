@@ -12,13 +12,12 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["HF_HUB_OFFLINE"] = "1"
-# A program that several tests run, in processes of their own too, is compiled once; under
-# `tests.mutations` once for all mutants.
-if compiled := os.environ.get("FPT_TEST_COMPILED"):
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
-else:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# A program that several tests run, in all workers and in processes of their own, is compiled once;
+# under `tests.mutations` once for all mutants.  Workers inherit the variable from who starts them.
+if "FPT_TEST_COMPILED" not in os.environ:
+    os.environ["FPT_TEST_COMPILED"] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, os.environ["FPT_TEST_COMPILED"], ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["FPT_TEST_COMPILED"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # A shell has what it runs in the background ignore Ctrl-C, and so would all that tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
