@@ -31,6 +31,12 @@ def wanted(cells: Iterable[Cell]) -> dict[str, set[int]]:
     return found
 
 
+def lacking(cells: Iterable[Cell]) -> dict[str, set[int]]:
+    """Lists those of the bodies that cells are made on of which a checkpoint is missing."""
+    return {name: steps for name, steps in wanted(cells).items()
+            if not all((BODIES / f"{name}-{step}").is_dir() for step in steps)}
+
+
 def make(study: Study, cells: Iterable[Cell], out: Path, data_dir: Path | None,
          records: Path) -> None:
     """Pretrains the bodies of some cells as far as they are missing, and records the runs.
@@ -38,9 +44,7 @@ def make(study: Study, cells: Iterable[Cell], out: Path, data_dir: Path | None,
     out: the folder of the pretraining runs.  Raises UserError for a step that the pretraining does
     not keep.
     """
-    for name, steps in wanted(cells).items():
-        if all((BODIES / f"{name}-{step}").is_dir() for step in steps):
-            continue
+    for name, steps in lacking(cells).items():
         _export(_pretrain(study.bodies[name], BODIES / name, out, data_dir), name, steps)
     made = [out / json.loads((BODIES / name / "pretraining.json").read_text())["run"]
             for name in wanted(cells)]

@@ -74,6 +74,8 @@ def main(arguments: list[str]) -> None:
     known = Ledger(asked.records / f"{study.name}.jsonl", asked.out, asked.tflops)
     if asked.dry:
         print(ledger.plan(study, cells, known))
+        if first := pretrained.lacking(cells):
+            print(f"before that, it pretrains the bodies {' and '.join(first)}")
         return
     pretrained.make(study, cells, asked.out, asked.data_dir, asked.records)
     for number, cell in enumerate(cells, 1):
