@@ -1,7 +1,11 @@
-"""Reads what the papers and their critics claim: each claim is a sentence and a comparison.
+"""Reads what the papers and their critics claim: each claim is a sentence and what is to be tested.
 
     sentence, source  the claim in our words, and who made it
     study             the study whose runs are compared
+    tasks             those that the claim is about; without it, all of the study's
+
+A comparison of two conditions states:
+
     one, other        the conditions compared: the claim says that `one` does better than `other`,
                       or than the mean of several, taken seed by seed; `floor` stands for the best
                       trivial predictor
@@ -9,41 +13,64 @@
     rate              the learning rate of all runs compared, one of those that the study fixes;
                       without it, each condition's is the one that validation chose
     measure           what is compared: "accuracy" on test, or the "steps" to convergence
-    tasks             those that the claim is about; without it, all of the study's
+
+An ordering of all conditions of the study whose bodies have a known quality states:
+
+    over              the quality that orders them: "copying gain", the greater the better, or
+                      "language loss", the lower the better; the claim says that a better body
+                      reaches a higher accuracy on test
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fpt.errors import UserError, nearest
 from scripts.studies import Study
 
 FLOOR = "floor"
 MEASURES = ("accuracy", "steps")
+QUALITIES = ("copying gain", "language loss")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
-    """Holds a claim as results/claims.toml states it."""
+    """Holds what every claim in results/claims.toml states."""
 
     sentence: str
     source: str
     study: str
+    tasks: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Claim):
+    """Claims that one condition does better than others, or no worse than by a margin."""
+
     one: str
     other: tuple[str, ...]
     margin: float = 0.0
     rate: float | None = None
     measure: str = "accuracy"
-    tasks: tuple[str, ...] | None = None
 
     @property
     def sides(self) -> tuple[str, ...]:
         return self.one, *self.other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordering(Claim):
+    """Claims that a quality of bodies orders what they reach when they are frozen."""
+
+    over: str
+    measure: ClassVar[str] = "accuracy"  # what is ordered
+
+
+ANY = {one.name for one in fields(Claim)}  # what claims of both kinds state
 
 
 def read(file: Path, studies: Mapping[str, Study], track: str) -> list[Claim]:
@@ -52,20 +79,31 @@ def read(file: Path, studies: Mapping[str, Study], track: str) -> list[Claim]:
     Raises UserError for a file that states none, and for a claim that asks for something that its
     study does not have on a track.
     """
+    place = f"claim {{}} of {file}".format  # by the claim's number
     try:
-        claims = [_claim(**stated) for stated in tomllib.loads(file.read_text())["claims"]]
+        claims = [_claim(place(number), **stated) for number, stated in
+                  enumerate(tomllib.loads(file.read_text())["claims"], 1)]
     except (TypeError, KeyError, ValueError) as error:  # the last is also that of bad TOML
         raise UserError(f"{file} states no claims: {type(error).__name__}: {error}") from None
     for number, claim in enumerate(claims, 1):
-        _check(claim, studies, track, f"claim {number} of {file}")
+        _check(claim, studies, track, place(number))
     return claims
 
 
-def _claim(other: str | list[str], margin: float = 0.0, rate: float | None = None,
-           tasks: list[str] | None = None, **stated: Any) -> Claim:
-    return Claim(other=(other,) if isinstance(other, str) else tuple(other), margin=float(margin),
-                 rate=None if rate is None else float(rate),
-                 tasks=None if tasks is None else tuple(tasks), **stated)
+def _claim(place: str, tasks: list[str] | None = None, **stated: Any) -> Claim:
+    stated["tasks"] = None if tasks is None else tuple(tasks)
+    if "over" not in stated:
+        return _comparison(**stated)
+    if mixed := [one.name for one in fields(Comparison) if one.name in stated.keys() - ANY]:
+        raise UserError(f"{place} states both `over`, which orders all bodies of a study, and "
+                        f"`{mixed[0]}`, which belongs to a comparison; leave one of them out")
+    return Ordering(**stated)
+
+
+def _comparison(other: str | list[str], margin: float = 0.0, rate: float | None = None,
+                **stated: Any) -> Comparison:
+    return Comparison(other=(other,) if isinstance(other, str) else tuple(other),
+                      margin=float(margin), rate=None if rate is None else float(rate), **stated)
 
 
 def _check(claim: Claim, studies: Mapping[str, Study], track: str, place: str) -> None:
@@ -76,11 +114,14 @@ def _check(claim: Claim, studies: Mapping[str, Study], track: str, place: str) -
                 raise nearest(name, known, f"{what}, in {place},")
 
     refuse_unknown([claim.study], studies, "study")
-    refuse_unknown([claim.measure], MEASURES, "measure")
     study = studies[claim.study]
+    refuse_unknown(claim.tasks or (), study.tracks[track].tasks, f"task of {study.name}")
+    if isinstance(claim, Ordering):
+        refuse_unknown([claim.over], QUALITIES, "quality of bodies")
+        return
+    refuse_unknown([claim.measure], MEASURES, "measure")
     conditions = [condition.name for condition in study.conditions]
     refuse_unknown(claim.sides, [*conditions, FLOOR], f"condition of {study.name}")
-    refuse_unknown(claim.tasks or (), study.tracks[track].tasks, f"task of {study.name}")
     if not claim.other or claim.one in claim.other:
         raise UserError(f"{place} compares {claim.one!r} with "
                         f"{'itself' if claim.other else 'nothing'}; state another condition")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from scripts import claims_verdicts as verdicts
 from scripts import recorded
-from scripts.claims import Claim
+from scripts.claims import Claim, Ordering
 from scripts.claims_verdicts import Finding, Judged
 from scripts.markdown import markdown
 
@@ -40,7 +40,7 @@ def verdict(claim: Claim, judged: Sequence[Judged]) -> str:
 def _introduction(track: str) -> str:
     return f"""\
 What the records say of what the papers and their critics claim, at the sizes `{track}`: a verdict
-holds for these, and the papers' own sizes may give another. A claim compares two conditions of a
+holds for these, and the papers' own sizes may give another. Most claims compare two conditions of a
 study on each of its tasks, by pairs of runs that share a seed. Each condition is at the learning
 rate that validation chose on other seeds, unless the claim states one rate for both.
 
@@ -57,23 +57,32 @@ training began, whose accuracy on validation is within {recorded.NEAR:g} of the 
 base-2 logarithm of the ratio of steps is averaged and tested, and both conditions must pass the
 best trivial predictor, since a run that learns nothing has converged at once. Runs are evaluated
 every few hundred steps, and a ratio is known no better than that; of a run that was still improving
-when it ended, the steps are fewer than it would have needed."""
+when it ended, the steps are fewer than it would have needed.
+
+A claim about an order compares all bodies of a study whose quality is known: by Spearman's rank
+correlation (rho) of that quality, as the body's pretraining measured it, with the mean accuracy on
+test over the seeds that count. A verdict needs {verdicts.FEWEST_BODIES} bodies, and one that passes
+the best trivial predictor; p is that of permuted bodies, adjusted with all others, and the interval
+is that of the percentile bootstrap over bodies. Each checkpoint counts as a body. Those of one
+pretraining resemble each other, so that such a verdict is about these bodies, and says less of
+others than its p-value does."""
 
 
 def _details(claims: Sequence[Claim], judged: Sequence[Judged]) -> str:
-    rows = [["claim", "task", "difference", "95% interval", "seeds", "p", "verdict"]]
+    rows = [["claim", "task", "difference or rho", "95% interval", "seeds", "p", "verdict"]]
     for number, claim in enumerate(claims, 1):
         said = _faster if claim.measure == "steps" else "{:+.3f}".format
+        what, of = ("rho ", " bodies") if isinstance(claim, Ordering) else ("", "")
         for finding, p, reached in judged:
             effect = finding.effect
             if finding.claim is not claim or effect is None:
                 continue
             interval = "-" if effect.n < 2 else f"{said(effect.low)} to {said(effect.high)}"
-            rows.append([str(number), finding.task, said(effect.mean), interval, str(effect.n),
-                         _chance(p), reached + _failed(finding)])
+            rows.append([str(number), finding.task, what + said(effect.mean), interval,
+                         f"{effect.n}{of}", _chance(p), reached + _failed(finding)])
     missing = len(judged) - len(rows) + 1
-    return (f"{markdown(rows)}\n\nOf {len(judged)} comparisons, {missing} are not in this table, "
-            "since there is no pair of runs for them yet.")
+    return (f"{markdown(rows)}\n\nOf {len(judged)} tests, {missing} are not in this table, since "
+            "there is no pair of runs or of bodies for them yet.")
 
 
 def _chance(p: float) -> str:

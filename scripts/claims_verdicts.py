@@ -1,21 +1,24 @@
-"""Judges claims by the records: compares the runs of two conditions and reaches a verdict."""
+"""Judges claims by the records: compares the runs of two conditions, or orders the bodies of a
+study, and reaches a verdict."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
 from scripts import recorded, statistics
-from scripts.claims import FLOOR, Claim
+from scripts.claims import FLOOR, Claim, Comparison, Ordering
 from scripts.ledger import Ledger
+from scripts.qualities import Quality, qualities
 from scripts.recorded import Run
 from scripts.statistics import Interval
 from scripts.studies import Cell, Study
 
-FEWEST = 5  # seeds of a verdict
+FEWEST = 5  # seeds of a verdict on a comparison
+FEWEST_BODIES = 10  # of a verdict on an ordering
 CERTAIN = 0.05  # the greatest adjusted p-value of one
 SUPPORTED, CONTRADICTED = "supported", "contradicted"
 UNDECIDED, NOT_TESTED = "undecided", "not tested"
@@ -27,12 +30,15 @@ class Finding:
 
     claim: Claim
     task: str
-    effect: Interval | None  # by how much `one` is better than `other`; None: no pair of runs
+    # By how much `one` is better than `other`, or the rank correlation of an ordering; None: there
+    # is no pair of runs, or of bodies.
+    effect: Interval | None
     passes: bool  # whether the accuracies pass the best floor, as `_pass` asks
 
     @property
     def tested(self) -> bool:
-        return self.effect is not None and self.effect.n >= FEWEST
+        fewest = FEWEST_BODIES if isinstance(self.claim, Ordering) else FEWEST
+        return self.effect is not None and self.effect.n >= fewest
 
     def verdict(self, p: float) -> str:
         """Returns the verdict, of a p-value that is adjusted for all tests of the table."""
@@ -40,7 +46,8 @@ class Finding:
             return NOT_TESTED
         if p > CERTAIN or not self.passes:
             return UNDECIDED
-        return SUPPORTED if self.effect.mean > -self.claim.margin else CONTRADICTED
+        least = 0.0 if isinstance(self.claim, Ordering) else -self.claim.margin
+        return SUPPORTED if self.effect.mean > least else CONTRADICTED
 
 
 class Judged(NamedTuple):
@@ -57,24 +64,42 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Study], track: str,
 
     known: the records of each study.
     """
-    found = [_finding(claim, task, cells, known[claim.study]) for claim in claims
-             for task, cells in _cells(claim, studies[claim.study], track).items()]
+    found = [finding for claim in claims
+             for finding in _findings(claim, studies[claim.study], track, known[claim.study])]
     tested = [one for one in found if one.tested]
     adjusted = dict(zip(map(id, tested), statistics.holm([one.effect.p for one in tested])))
     return [Judged(one, p := adjusted.get(id(one), math.nan), one.verdict(p)) for one in found]
 
 
-def _cells(claim: Claim, study: Study, track: str) -> dict[str, dict[str, Cell]]:
-    """Finds the conditions that a claim compares, by task; of tasks on which each is made."""
-    found: dict[str, dict[str, Cell]] = {task: {} for task in
-                                         claim.tasks or study.tracks[track].tasks}
-    for cell in study.cells(track):
-        if cell.task in found and cell.condition.name in claim.sides:
-            found[cell.task][cell.condition.name] = cell
-    return {task: cells for task, cells in found.items() if {*claim.sides} - {FLOOR} == {*cells}}
+def _findings(claim: Claim, study: Study, track: str, known: Ledger) -> Iterator[Finding]:
+    """Finds what the records say on each task of a claim on which all that it compares is made."""
+    cells = study.cells(track)
+    found = qualities(study, cells, known.file.parent) if isinstance(claim, Ordering) else {}
+    for task in claim.tasks or study.tracks[track].tasks:
+        made = {cell.condition.name: cell for cell in cells if cell.task == task}
+        if isinstance(claim, Ordering):
+            yield _ordering(claim, task, made, known, found)
+        elif (asked := {*claim.sides} - {FLOOR}) <= made.keys():
+            compared = {name: cell for name, cell in made.items() if name in asked}
+            yield _comparison(claim, task, compared, known)
 
 
-def _finding(claim: Claim, task: str, cells: Mapping[str, Cell], known: Ledger) -> Finding:
+def _ordering(claim: Ordering, task: str, cells: Mapping[str, Cell], known: Ledger,
+              found: Mapping[str, Quality]) -> Finding:
+    """Correlates the ranks of bodies by a quality with their ranks by accuracy on test."""
+    merits = {name: merit for name, quality in found.items()
+              if (merit := RANKED[claim.over](quality)) is not None}
+    runs = {name: of_body for name, cell in cells.items()
+            if name in merits and (of_body := known.counted(cell))}
+    if len(runs) < 2:
+        return Finding(claim, task, None, False)
+    reached = [[*map(_accuracy, of_body)] for of_body in runs.values()]
+    floor = recorded.best_floor(next(iter(runs.values()))[0])[1]
+    effect = statistics.rank_correlation([merits[name] for name in runs], [*map(fmean, reached)])
+    return Finding(claim, task, effect, any(_passing(reached, floor)))
+
+
+def _comparison(claim: Comparison, task: str, cells: Mapping[str, Cell], known: Ledger) -> Finding:
     runs = {name: _by_seed(claim, cell, known) for name, cell in cells.items()}
     seeds = sorted(set.intersection(*map(set, runs.values())))
     if not seeds:
@@ -89,16 +114,21 @@ def _finding(claim: Claim, task: str, cells: Mapping[str, Cell], known: Ledger) 
     return Finding(claim, task, effect, _pass(claim, reached, floor))
 
 
-def _by_seed(claim: Claim, cell: Cell, known: Ledger) -> dict[int, Run]:
+def _by_seed(claim: Comparison, cell: Cell, known: Ledger) -> dict[int, Run]:
     runs = known.counted(cell) if claim.rate is None else known.at(cell, claim.rate)
     return {run["config"]["seed"]: run for run in runs}
 
 
-def _pass(claim: Claim, reached: Sequence[Sequence[float]], floor: float) -> bool:
+def _pass(claim: Comparison, reached: Sequence[Sequence[float]], floor: float) -> bool:
     """Tells whether the accuracies of conditions clearly pass a floor: any of them where accuracies
     are compared, and all where steps are, since what learns nothing has converged at once."""
-    passing = [statistics.mean(values).low > floor for values in reached]
-    return FLOOR in claim.sides or (all if claim.measure == "steps" else any)(passing)
+    enough = all if claim.measure == "steps" else any
+    return FLOOR in claim.sides or enough(_passing(reached, floor))
+
+
+def _passing(reached: Sequence[Sequence[float]], floor: float) -> list[bool]:
+    """Tells of each condition whether its accuracies pass a floor with their whole interval."""
+    return [statistics.mean(values).low > floor for values in reached]
 
 
 def _accuracy(run: Run) -> float:
@@ -111,3 +141,6 @@ def _speed(run: Run) -> float:
 
 
 MERITS = {"accuracy": _accuracy, "steps": _speed}  # of a run, by measure: the greater the better
+# Of a body, by quality: the greater the better; None where it was not measured.
+RANKED = {"copying gain": lambda quality: quality.gain,
+          "language loss": lambda quality: None if quality.loss is None else -quality.loss}

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import tasks
-from fpt.config import PRETRAINING
+from fpt.config import PRETRAINING, Config
 from fpt.errors import UserError, nearest
 from fpt.files import data_folder, whole_folder, write_whole
 from scripts import options as training
@@ -49,6 +49,52 @@ def main(arguments: list[str]) -> None:
         print(__doc__.strip(), "`python -m scripts.pretrain language --help` lists the options.",
               sep="\n\n")
         raise SystemExit(0 if {"-h", "--help"} & set(arguments) else 2)
+    kind, config, options = stated(arguments)
+    from fpt import records, splits
+    from fpt.gpt2 import GPT2
+    from fpt.load import load_run
+    from fpt.parameters import resolve
+
+    resolved, _ = resolve(config)
+    if not isinstance(resolved.geometry, GPT2):
+        raise UserError(f"--body {config.body} fits no GPT-2 checkpoint, which pretraining writes; "
+                        "train it with scripts.train --train all, and go on from its run by --from")
+    if options.stages:
+        raise UserError("pretraining writes the body of one run; train in stages with "
+                        "scripts.train")
+    folder, trained = options.to or Path("bodies") / kind, options.out / resolved.name
+    origin = {"run": trained.name, "stored": options.stored}
+    written = ((folder / PROVENANCE).is_file()
+               and origin.items() <= records.read_json(folder / PROVENANCE).items())
+    if not written and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something else already; name another folder with --to")
+    above = next(path for path in folder.absolute().parents if os.path.exists(path))
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"cannot write {folder}: {above} is not a folder that can be written to; "
+                        "name another with --to")
+    training.train_all([config], options)
+    loaded = load_run(trained)
+    if kind == "language" and (options.sample or not written):
+        data = loaded.task.load(data_folder(options.data_dir), print)
+        splits.check(data, loaded.result["data"], str(trained))
+    if not written:
+        with whole_folder(folder) as part:
+            loaded.export(part, whole=False, dtype=np.dtype(options.stored))
+            if kind == "language":
+                tokenizer = loaded.task.text.vocabulary_file.read_bytes()
+                write_whole(part / "tokenizer.json", tokenizer)
+            records.write_json(part / PROVENANCE, records.summary(trained) | origin)
+    print(f"{folder}: the body, for --body {folder}")
+    if options.sample:
+        print(write(loaded, options.sample))
+
+
+def stated(arguments: list[str]) -> tuple[str, Config, Options]:
+    """Reads a command line of pretraining: its kind, such as `language` or `self-mnist`, the
+    configuration of its run, and its options.
+
+    Raises UserError for one that pretrains nothing.
+    """
     kind, rest = arguments[0], arguments[1:]
     if kind not in KINDS:
         raise nearest(kind, KINDS, "pretraining")
@@ -73,43 +119,7 @@ def main(arguments: list[str]) -> None:
         raise nearest(options.stored, STORED, "--stored")
     if options.sample and kind != "language":
         raise UserError(f"--sample is for language; {kind} knows no words")
-    from fpt import records, splits
-    from fpt.gpt2 import GPT2
-    from fpt.load import load_run
-    from fpt.parameters import resolve
-
-    config, _ = resolve(configs[0])
-    if not isinstance(config.geometry, GPT2):
-        raise UserError(f"--body {config.body} fits no GPT-2 checkpoint, which pretraining writes; "
-                        "train it with scripts.train --train all, and go on from its run by --from")
-    if options.stages:
-        raise UserError("pretraining writes the body of one run; train in stages with "
-                        "scripts.train")
-    folder, trained = options.to or Path("bodies") / kind, options.out / config.name
-    origin = {"run": trained.name, "stored": options.stored}
-    written = ((folder / PROVENANCE).is_file()
-               and origin.items() <= records.read_json(folder / PROVENANCE).items())
-    if not written and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} holds something else already; name another folder with --to")
-    above = next(path for path in folder.absolute().parents if os.path.exists(path))
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise UserError(f"cannot write {folder}: {above} is not a folder that can be written to; "
-                        "name another with --to")
-    training.train_all(configs, options)
-    loaded = load_run(trained)
-    if kind == "language" and (options.sample or not written):
-        data = loaded.task.load(data_folder(options.data_dir), print)
-        splits.check(data, loaded.result["data"], str(trained))
-    if not written:
-        with whole_folder(folder) as part:
-            loaded.export(part, whole=False, dtype=np.dtype(options.stored))
-            if kind == "language":
-                tokenizer = loaded.task.text.vocabulary_file.read_bytes()
-                write_whole(part / "tokenizer.json", tokenizer)
-            records.write_json(part / PROVENANCE, records.summary(trained) | origin)
-    print(f"{folder}: the body, for --body {folder}")
-    if options.sample:
-        print(write(loaded, options.sample))
+    return kind, configs[0], options
 
 
 def write(loaded, tokens: int, temperature: float = 0.8) -> str:

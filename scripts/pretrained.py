@@ -7,15 +7,13 @@ A study states under [bodies] a command line of `scripts.pretrain` for each pret
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fpt.errors import UserError
 from scripts.ledger import Ledger, key
-from scripts.recorded import Run
 from scripts.studies import BODIES, Cell, Study
 
 STUDY = "bodies"  # whose records hold the pretraining runs of all studies
@@ -77,14 +75,3 @@ def _export(run: Path, name: str, steps: Iterable[int]) -> None:
     for step in steps:
         if not (folder := BODIES / f"{name}-{step}").is_dir():
             loaded.at(step).export(folder, whole=False, dtype=np.float16)
-
-
-def quality(run: Run) -> dict[int, Mapping[str, Any]]:
-    """Reads how well a pretrained body copies and predicts, by step of its run.
-
-    `copying gain` is in nats per token: by how much it predicts random tokens better when they are
-    repeated.  `loss` is that on validation, in nats per token.
-    """
-    return {line["step"]: {
-        "copying gain": line["probes"]["random"]["loss"] - line["probes"]["repeated"]["loss"],
-        "loss": line["validation"]["loss"]} for line in run["curve"]}

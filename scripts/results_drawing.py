@@ -1,5 +1,5 @@
-"""Draws the figures of studies: a panel for each task, and for each condition a colour, a marker
-and dashes."""
+"""Draws the figures of studies: a panel for each task, and for each condition, or kind of body, a
+colour, a marker and dashes."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ CHOSEN = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredg
           "linestyle": "none"}
 PAPER = {"marker": "d", "markersize": 6, "markerfacecolor": "white", "markeredgecolor": "0.2",
          "linestyle": "none"}
+# Bodies by what they were pretrained on: the entry in the legend, colour, marker and its size.
+BORN = {"language": ("pretrained on language", COLOURS[0], "o", 7),
+        "copy": ("pretrained on copying", COLOURS[1], "s", 7),
+        "random": ("random", "black", "X", 9)}
+OTHER = "pretrained on something else", COLOURS[2], "^", 8
 WIDTH = 10.0  # inches: a README shows a picture at about half of it
 SIZE, SMALL = 12.5, 10.5  # of fonts, in points
 LETTERS = 128  # that a line of small type has room for
@@ -41,7 +46,10 @@ EXPLAINED = {
     "rates": f"Means over all runs on record, {{runs}} at a point; bands and bars: the {INTERVAL}.",
     "bars": f"Means over {COUNTED}, with the {INTERVAL}.",
     "steps": f"The first evaluation at which accuracy on validation is within {recorded.NEAR:g} of "
-             f"the run's best: median and range over {COUNTED}."}
+             f"the run's best: median and range over {COUNTED}.",
+    "gain": f"A point is a body: its mean over {COUNTED}, with the {INTERVAL}. The copying gain is "
+            "by how many nats a token the body predicted random symbols better where they were "
+            "repeated, when it was pretrained. rho is Spearman's rank correlation over bodies."}
 
 
 def draw(data: Mapping[str, Any], form: str, digest: str) -> bytes:
@@ -172,6 +180,36 @@ def _steps(axes, panel: Panel, shown: Shown) -> None:
     _rows(axes, shown)
 
 
+def _gain(axes, panel: Panel, shown: Shown) -> None:
+    bodies, ends, floor = [*panel["conditions"].values()], [], panel["floor"]
+    for one in bodies:
+        found = statistics.mean(one["test"])
+        axes.vlines(one["gain"], found.low, found.high, _born(one)["color"], linewidth=1.2)
+        axes.plot(one["gain"], found.mean, **_born(one))
+        ends += found[:3]
+    low, high = _limits(ends)
+    if low - floor > 2 * (high - low):  # the order of bodies would not be seen above it
+        low -= 0.12 * (high - low)  # room for the text
+        axes.annotate(f"best trivial predictor, below: {floor:.3f}", (0.01, 0.02), fontsize=SMALL,
+                      xycoords="axes fraction")
+    else:
+        axes.axhline(floor, **FLOOR, zorder=0)
+        low, high = _limits([*ends, floor])
+    axes.set_ylim(low, high)
+    axes.set(xlabel="copying gain of the body (nats a token)", ylabel="accuracy on test")
+    if len(bodies) > 1:
+        rho = statistics.rank_correlation([one["gain"] for one in bodies],
+                                          [fmean(one["test"]) for one in bodies]).mean
+        axes.set_title(f"rho = {rho:+.2f}, {len(bodies)} bodies", fontsize=SMALL, loc="right")
+
+
+def _born(one: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how a body is drawn, by what it was pretrained on."""
+    label, colour, marker, size = BORN.get(one["pretraining"], OTHER)
+    return {"label": label, "color": colour, "marker": marker, "markersize": size,
+            "linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.6}
+
+
 def _passes(one: Mapping[str, Any], panel: Panel) -> bool:
     """Tells whether a condition is above the best trivial predictor on test, in the mean."""
     return fmean(one["test"]) > panel["floor"]
@@ -205,6 +243,9 @@ def _key(kind: str, shown: Shown, panels: Sequence[Panel]) -> list[Line2D]:
     """Makes the entries of a figure's legend."""
     entry = lambda label, style: Line2D([], [], label=label, **style)
     found = [entry(name, _style(number)) for number, name in shown if kind in ("curves", "rates")]
+    if kind == "gain":
+        bodies = [_born(one) for panel in panels for one in panel["conditions"].values()]
+        found += [Line2D([], [], **one) for one in {one["label"]: one for one in bodies}.values()]
     if kind == "steps":
         found.append(entry("end of training", END))
         if not all(_passes(one, panel) for panel in panels for one in panel["conditions"].values()):
@@ -232,4 +273,4 @@ def _caption(data: Mapping[str, Any]) -> list[str]:
     return [line for text in paragraphs for line in textwrap.wrap(text, LETTERS)]
 
 
-DRAWN = {"curves": _curves, "rates": _rates, "bars": _bars, "steps": _steps}
+DRAWN = {"curves": _curves, "rates": _rates, "bars": _bars, "steps": _steps, "gain": _gain}

@@ -6,6 +6,7 @@ Of a study, these are drawn if its file asks for them:
     rates     accuracy on test by learning rate, over all runs on record
     bars      accuracy on test, over the seeds that count, beside the papers' numbers
     steps     the steps that runs take to come close to their best accuracy
+    gain      accuracy on test by the copying gain of the body, where that is known
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from typing import Any
 from fpt.errors import nearest
 from scripts import attention_figure, figure, recorded, results_drawing, results_tables, studies
 from scripts.ledger import Ledger
+from scripts.qualities import qualities
 from scripts.recorded import Run
 from scripts.results_tables import Numbers
 from scripts.studies import Cell, Study
 
-KINDS = ("curves", "rates", "bars", "steps")
+KINDS = ("curves", "rates", "bars", "steps", "gain")
 FORMATS = ("svg", "png")
 Runs = Mapping[tuple[str, str], Sequence[Run]]  # (task, condition) -> the runs that are shown
 # Figures of bit memory from records that no study file asks for: the records, and what draws them.
@@ -90,6 +92,14 @@ def drawn_from(kind: str, study: Study, track: str, known: Ledger, numbers: Numb
                ) -> dict[str, Any] | None:
     """Collects what a figure of a study is drawn from; None where no run of it is on record."""
     cells = study.cells(track)
+    names = [condition.name for condition in study.conditions]
+    notes, bodies = [], {}
+    if kind == "gain":
+        bodies = {name: {"gain": quality.gain, "pretraining": quality.pretraining}
+                  for name, quality in qualities(study, cells, known.file.parent).items()}
+        cells = [cell for cell in cells if cell.condition.name in bodies]
+        if strange := [name for name in names if name not in bodies]:
+            notes = [f"Not shown, as the body's copying gain is not known: {'; '.join(strange)}."]
     runs = {(cell.task, cell.condition.name): _shown(kind, cell, known) for cell in cells}
     panels = []
     for task in dict.fromkeys(cell.task for cell in cells):
@@ -103,15 +113,15 @@ def drawn_from(kind: str, study: Study, track: str, known: Ledger, numbers: Numb
             "sizes": ", ".join(f"{key} {value}" for key, value in usual.task.settings().items()),
             "floor": recorded.best_floor(first)[1],
             "conditions": {name: _measured(kind, runs[task, name], cell, known)
+                           | bodies.get(name, {})
                            for name, cell in mine.items() if runs[task, name]},
             "paper": {name: number["value"] / 100 for name, cell in mine.items() if kind == "bars"
                       if (number := numbers.get((study.section, cell.condition.paper, task)))}})
     if not panels:
         return None
-    names = [condition.name for condition in study.conditions]
     return {"kind": kind, "study": study.name, "question": study.question, "panels": panels,
             # All of the study's: a condition's place gives it its colour, whether others are there.
-            "conditions": names, "notes": [*_notes(kind, cells, runs, known)]}
+            "conditions": names, "notes": [*_notes(kind, cells, runs, known), *notes]}
 
 
 def _shown(kind: str, cell: Cell, known: Ledger) -> list[Run]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scripts import recorded, statistics
+from scripts import information, recorded, statistics
 from scripts.ledger import Ledger
 from scripts.markdown import markdown
+from scripts.qualities import Quality, qualities
 from scripts.recorded import Run
 from scripts.statistics import Interval
 from scripts.studies import Cell, Study
@@ -33,6 +34,13 @@ def tables(study: Study, track: str, known: Ledger, numbers: Numbers) -> str:
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     limit = (f"{LIMIT} some of its runs were stopped by their number of steps: their best "
              f"evaluation on validation is one of the last {study.patience}.")
+    told = (" `information` is the mean Kullback-Leibler divergence KL(p || q), in nats per scored "
+            "answer on test, of the predictions p of a condition's runs from the predictions q of "
+            f"the runs of *{study.information}* with the same seeds: 0 where both predict the same "
+            "probabilities, a dash where it was not measured.") if study.information else ""
+    told += (" `gain` is the copying gain of a body: by how many nats a token it predicted random "
+             "symbols better where they were repeated, when it was pretrained; a dash stands for "
+             "one that is not known.") if study.bodies else ""
     return "\n\n".join([
         f"# {study.name}: {study.question}",
         f"{study.source}. Sizes: `{track}`. A cell is the mean on test over the seeds that count, "
@@ -40,7 +48,8 @@ def tables(study: Study, track: str, known: Ledger, numbers: Numbers) -> str:
         f"({', '.join(map(str, study.choosing))}); ± is half the 95% interval by Student's t. "
         f"{limit} `steps` is the median of the steps by which runs had converged: of their first "
         f"evaluation within {recorded.NEAR:g} of their best on validation; `training` is their "
-        "accuracy on the batches before the best evaluation. A dash stands for what was not run.",
+        "accuracy on the batches before the best evaluation. A dash stands for what was not run."
+        f"{told}",
         _summary(study, cells, tasks, known),
         *(detail(study, [cell for cell in cells if cell.task == task], known, numbers)
           for task in tasks)]) + "\n"
@@ -73,11 +82,14 @@ def _summary(study: Study, cells: Sequence[Cell], tasks: Sequence[str], known: L
 
 def _accuracy(study: Study, cell: Cell | None, known: Ledger) -> str:
     runs = known.counted(cell) if cell else []
-    if not runs:
-        return NONE
-    found = statistics.mean([run["result"]["test"]["accuracy"] for run in runs])
-    few = f" (n {len(runs)})" if len(runs) < len(cell.seeds) else ""
-    return said(found) + few + LIMIT * any(not converged(run, study.patience) for run in runs)
+    limit = LIMIT * any(not converged(run, study.patience) for run in runs)
+    return _mean([run["result"]["test"]["accuracy"] for run in runs], study) + limit
+
+
+def _mean(values: Sequence[float], study: Study) -> str:
+    """Writes the mean of a value over the seeds that count, and how many there are if some lack."""
+    few = f" (n {len(values)})" if len(values) < len(study.counted) else ""
+    return said(statistics.mean(values)) + few if values else NONE
 
 
 def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers) -> str:
@@ -85,8 +97,11 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
     made = {cell.condition.name: known.counted(cell) for cell in cells}
     runs = [run for found in made.values() for run in found]
     parts = sorted({part for run in runs for part in run["result"]["test"]["slices"]})
-    rows = [["condition", "rate", "n", "test", *parts, "training", "steps", "trained", "of",
-             "paper"]]
+    known_bodies = qualities(study, cells, known.file.parent) if study.bodies else {}
+    lines = information.read(information.file_of(known)) if study.information else None
+    rows = [["condition", "rate", "n", "test", *parts, "training", "steps",
+             *(["information"] if study.information else []),
+             *(["gain"] if study.bodies else []), "trained", "of", "paper"]]
     for cell in cells:
         found, rate = made[cell.condition.name], known.rate(cell)
         number = numbers.get((study.section, cell.condition.paper, cell.task))
@@ -99,6 +114,8 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
             *(f"{mean(part):.3f}" if test else NONE for part in parts),
             f"{statistics.mean(list(map(_training, found))).mean:.3f}" if found else NONE,
             f"{median(map(recorded.converged_at, found)):,.0f}" if found else NONE,
+            *([_mean(information.nats(cell, known, lines), study)] if study.information else []),
+            *([_gain(known_bodies.get(cell.condition.name))] if study.bodies else []),
             f"{counts['effective']:,}" if counts else NONE,
             f"{counts['total']:,}" if counts else NONE,
             f"{number['value'] / 100:.3f} [{number['source']}]" if number else NONE])
@@ -107,6 +124,10 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
     best = f"Best floor on test: {floor[1]:.3f} ({floor[0]})." if floor else "Not run yet."
     return (f"## {cells[0].task}\n\n{sizes}; {usual.steps:,} steps of {usual.batch}. {best}\n\n"
             f"{markdown(rows)}")
+
+
+def _gain(quality: Quality | None) -> str:
+    return f"{quality.gain:.2f}" if quality else NONE
 
 
 def _training(run: Run) -> float:

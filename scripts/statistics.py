@@ -1,7 +1,8 @@
-"""Computes what few seeds say: intervals of means and of differences, and what survives many tests.
+"""Computes what few seeds say: intervals of means and of differences, and what survives many tests;
+and what ten bodies or more say: whether one measure of them orders another.
 
-Intervals are by Student's t, since those of a bootstrap are too narrow with few runs: its 95% cover
-75% with three runs, and 84% with five.
+Intervals of means are by Student's t, since those of a bootstrap are too narrow with few runs: its
+95% cover 75% with three runs, and 84% with five.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
+PERMUTATIONS = 99_999  # so many that a p-value survives its adjustment for a hundred tests
 
 
 class Interval(NamedTuple):
-    """Holds a mean, or a difference of means, between the ends of its 95% confidence interval."""
+    """Holds a mean, a difference of means or a rank correlation between the ends of its 95%
+    confidence interval."""
 
     mean: float
     low: float
     high: float
-    n: int  # runs, or pairs of runs
+    n: int  # runs, pairs of runs, or bodies
     p: float  # the chance of a mean as far from the one that is tested, were that the true one
 
 
@@ -52,6 +55,34 @@ def difference(one: Sequence[float], other: Sequence[float], than: float = 0.0) 
     of these pairs.
     """
     return mean(np.asarray(one, float) - np.asarray(other, float), than)
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> Interval:
+    """Computes Spearman's rank correlation of two measures of the same bodies, and tests whether
+    one of them orders the other at all.
+
+    The interval is that of the percentile bootstrap over bodies: in 250 normal samples of 10 or 15
+    it covered 94 to 99% of the time, where the basic bootstrap covered 80 to 92%, and that with
+    bias corrections has no ends where the order is perfect.  p is that of permuted bodies, two
+    sided.  The numbers are drawn under a fixed seed.
+    """
+    values = tuple(np.asarray(measure, float) for measure in (one, other))
+    interval = stats.bootstrap(values, _correlation, paired=True, vectorized=True, rng=0,
+                               method="percentile", confidence_level=LEVEL).confidence_interval
+    tested = stats.permutation_test(
+        values[:1], lambda permuted, axis: _correlation(permuted, values[1], axis),
+        permutation_type="pairings", vectorized=True, n_resamples=PERMUTATIONS, rng=0)
+    return Interval(float(_correlation(*values)), float(interval.low), float(interval.high),
+                    len(values[0]), float(tested.pvalue))
+
+
+def _correlation(one: np.ndarray, other: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Computes rank correlations; equal values share a rank, and where all values are equal there
+    is no order, which counts as a correlation of 0."""
+    ranks = [stats.rankdata(values, axis=axis) for values in (one, other)]
+    one, other = (rank - rank.mean(axis, keepdims=True) for rank in ranks)
+    spread = np.sqrt((one**2).sum(axis) * (other**2).sum(axis))
+    return np.divide((one * other).sum(axis), spread, out=np.zeros(spread.shape), where=spread > 0)
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -6,6 +6,8 @@
     fixed               learning rates at which the seeds that count are trained as well, whichever
                         rate is chosen
     figures             the figures that are drawn of it, see scripts/results_figures.py
+    information         the condition that the others' predictions are measured against, see
+                        scripts/information.py; without it, none are measured
     [rates]             the learning rates that are chosen among, by what a condition trains;
                         without any, the preset's is taken
     patience            evaluations without a better one after which a run counts as converged
@@ -70,6 +72,7 @@ class Cell:
     seeds: tuple[int, ...]
     fixed: tuple[float, ...] = ()  # rates at which the seeds that count are trained in any case
     leader: Cell | None = None  # the cell whose chosen rate this one takes
+    reference: Cell | None = None  # the cell that predictions are measured against
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -108,6 +111,7 @@ class Study:
     fixed: tuple[float, ...] = ()
     figures: tuple[str, ...] = ()
     bodies: Mapping[str, str] = field(default_factory=dict)
+    information: str | None = None  # the condition that others' predictions are measured against
 
     def cells(self, track: str, only: str | None = None) -> list[Cell]:
         """Lists the cells of a track, tasks in its order and conditions in the study's.
@@ -122,7 +126,8 @@ class Study:
         if only is not None and only not in known:
             raise nearest(only, known, f"task or condition of {self.name}")
         asked = lambda task, name: only in (None, task, name)
-        return [self._cell(sizes, task, condition)
+        return [dataclasses.replace(self._cell(sizes, task, condition),
+                                    reference=self._reference(sizes, task, condition))
                 for task in sizes.tasks for condition in self.conditions
                 if task in (condition.tasks or sizes.tasks) and asked(task, condition.name)]
 
@@ -149,6 +154,16 @@ class Study:
             leader = self._cell(track, task, named[name])
         return Cell(task, condition, usual, self.choosing, self.counted, self.fixed, leader)
 
+    def _reference(self, track: Track, task: str, condition: Condition) -> Cell | None:
+        """Makes the cell that a condition's predictions on a task are measured against.
+
+        Returns None for the reference condition itself, and where it is not made on the task.
+        """
+        found = next((one for one in self.conditions if one.name == self.information), None)
+        if found in (None, condition) or task not in (found.tasks or track.tasks):
+            return None
+        return self._cell(track, task, found)
+
 
 def names() -> list[str]:
     """Lists the studies, by name."""
@@ -173,6 +188,9 @@ def _study(name: str, stated: dict[str, Any]) -> Study:
     seeds = {key: tuple(stated.pop(key)) for key in ("choosing", "counted")}
     if overlap := {*seeds["choosing"]} & {*seeds["counted"]}:
         raise ValueError(f"seeds that choose a rate do not count, but {sorted(overlap)} do both")
+    if (reference := stated.get("information")) not in (None, *conditions):
+        raise nearest(str(reference), conditions,
+                      f"condition that {STUDIES / name}.toml names as `information`,")
     return Study(name, conditions=tuple(_conditions(conditions, rates)), tracks=tracks, **seeds,
                  **lists, **stated)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fpt.config import Config
 from fpt.errors import UserError
-from scripts import cluster, ledger, options, pretrained, recorded, studies
+from scripts import cluster, information, ledger, options, pretrained, recorded, studies
 from scripts.arguments import POSITIONAL, parsed
 from scripts.command import run
 from scripts.ledger import Ledger
@@ -53,7 +53,8 @@ class Options:
     out: Path = Path("runs/studies")
     """Names the folder of the runs, which studies share."""
     records: Path = recorded.RECORDS
-    """Names the folder of the records."""
+    """Names the folder of the records; scripts.information writes to the folder `information`
+    beside it."""
 
 
 def main(arguments: list[str]) -> None:
@@ -87,6 +88,7 @@ def main(arguments: list[str]) -> None:
                   "all", flush=True)
         make(cell, known, asked)
     known.write()
+    information.measure(cells, known, asked.data_dir)
     from scripts import results_tables  # with scipy, which --help needs not wait for
 
     numbers = results_tables.papers(recorded.RECORDS.parent / "papers.json")

@@ -22,7 +22,7 @@ from tasks.listops import ListOps
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["train", "pretrain", "evaluate", "data", "figure", "page", "table", "collect",
-            "benchmark", "study", "results"]
+            "benchmark", "study", "results", "information"]
 
 
 def test_help_needs_no_jax():

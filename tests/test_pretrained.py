@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fpt import UserError
-from scripts import pretrained, recorded, studies
+from scripts import qualities, recorded, studies
 from scripts.ledger import Ledger
 from scripts.study import main, part
 
@@ -110,12 +110,14 @@ def test_cells_that_share_a_rate_are_in_one_part():
 
 
 def test_the_quality_of_a_body_is_that_on_the_way_of_its_pretraining(made):
+    study = studies.study("copies")
     run, = recorded.read(made / "records" / "bodies.jsonl")
-    found = pretrained.quality(run)
-    line = run["curve"][1]
-    assert found.keys() == {0, 2, 4}
-    assert found[2]["copying gain"] == pytest.approx(
-        line["probes"]["random"]["loss"] - line["probes"]["repeated"]["loss"])
+    found = qualities.qualities(study, study.cells("mini"), made / "records")
+    assert [line["step"] for line in run["curve"]] == [0, 2, 4]
+    for name, line in zip(("copied less", "copied"), run["curve"][1:]):
+        probes = line["probes"]
+        assert found[name].gain == probes["random"]["loss"] - probes["repeated"]["loss"]
+        assert found[name].pretraining == "copy" and found[name].loss is None
 
 
 @pytest.mark.parametrize("old, new, said", [

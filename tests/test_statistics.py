@@ -60,3 +60,19 @@ def test_holm_adjusts_as_worked_by_hand():
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([0.5, 0.9]) == [1, 1]
     assert statistics.holm([]) == []
+
+
+def test_a_rank_correlation_is_that_of_permuted_ranks():
+    found = statistics.rank_correlation([1, 2, 3, 4, 5], [0.1, 0.2, 0.4, 0.3, 9.0])
+    assert found.mean == pytest.approx(1 - 6 * 2 / (5 * 24)) and found.n == 5
+    # Of 120 permutations five are as much in order: this one's, and those with one swap.
+    assert found.p == pytest.approx(2 * 5 / 120) and -1 <= found.low < 0.9 < found.high <= 1
+    assert statistics.rank_correlation([1, 2, 3, 4, 5], [5, 4, 3, 2, 1]).mean == pytest.approx(-1)
+    assert found == statistics.rank_correlation([1, 2, 3, 4, 5], [0.1, 0.2, 0.4, 0.3, 9.0])
+
+
+def test_bodies_that_all_reach_the_same_are_in_no_order():
+    assert statistics.rank_correlation(range(10), [0.5] * 10) == (0, 0, 0, 10, 1)
+    # Two above eight equal ones, the first and the last: ranks 9.5 and 4.5, in no order either.
+    found = statistics.rank_correlation(range(10), [0.9, *[0.5] * 8, 0.9])
+    assert found.mean == pytest.approx(0) and found.p > 0.9

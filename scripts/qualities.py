@@ -1,0 +1,85 @@
+"""Finds how well the bodies of a study copy and read, as their pretraining measured it.
+
+The run that pretrained a body is looked up, never guessed:
+
+    NAME@STEP       the run in results/records/bodies.jsonl that has all settings of the command
+                    line NAME of the study; the evaluation after STEP steps
+    a shipped body  the run in its pretraining.json; the evaluation of the weights that are shipped
+    a random body   that of the body whose shape it has; the evaluation before the first step, if
+                    that run too began from random weights
+
+Other bodies have no known quality: those of which only some roles are loaded or some layers kept,
+those whose weights are drawn anew (`birth`), and those whose pretraining did not measure it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fpt.bodies import SHIPPED
+from scripts import pretrain, pretrained
+from scripts.ledger import Ledger, key
+from scripts.recorded import Run
+from scripts.studies import Cell, Study
+from tasks.nexttoken import copying_gain
+
+PROJECT = Path(__file__).parent.parent  # where the paths in a study's command lines begin
+RANDOM = "random"
+LANGUAGE = "language"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Holds how well a body copies and reads, in nats per token."""
+
+    pretraining: str  # the task that it was pretrained on, or RANDOM
+    gain: float  # by how much it predicts random symbols better where they are repeated
+    loss: float | None  # on text that it has not read; None where it was not measured on text
+
+
+def qualities(study: Study, cells: Iterable[Cell], records: Path) -> dict[str, Quality]:
+    """Finds the qualities of the bodies that cells are made on, by the name of their condition; a
+    condition whose body has no known quality is left out.
+
+    records: the folder of the records.
+    """
+    known = Ledger(records / f"{pretrained.STUDY}.jsonl")
+    made = {cell.condition.name: cell for cell in cells}
+    found = {name: _quality(study, cell, known) for name, cell in made.items()}
+    return {name: quality for name, quality in found.items() if quality}
+
+
+def _quality(study: Study, cell: Cell, known: Ledger) -> Quality | None:
+    usual = cell.usual
+    drawn = usual.load == "none"
+    if usual.layers or not (drawn or (usual.load == "body" and usual.birth == "weights")):
+        return None
+    file = SHIPPED / usual.body / pretrain.PROVENANCE
+    if made := pretrained.wanted([cell]):
+        (name, (step,)), = made.items()
+        run = _pretraining(study.bodies[name], known)
+    elif file.is_file():
+        run = json.loads(file.read_text())
+        step = run["result"]["best_step"]
+    else:
+        return None
+    if run is None or (drawn and run["config"]["load"] != "none"):
+        return None
+    line = next((line for line in run["curve"] if line["step"] == (0 if drawn else step)), {})
+    if "probes" not in line or math.isnan(gain := copying_gain(line["probes"])):
+        return None
+    task = run["config"]["task"]
+    return Quality(RANDOM if drawn else task, gain,
+                   line["validation"]["loss"] if task == LANGUAGE else None)
+
+
+def _pretraining(command: str, known: Ledger) -> Run | None:
+    """Finds the run on record that a command line of `scripts.pretrain` makes."""
+    with contextlib.chdir(PROJECT):
+        _, config, _ = pretrain.stated(command.split())
+    return known.recorded.get(key(config.record()))
