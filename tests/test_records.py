@@ -80,7 +80,7 @@ def scripted(monkeypatch, *scores):
     """Gives evaluations these scores (accuracy, loss) in turn, and all later ones the last."""
     left = list(scores)
 
-    def evaluate(trainer, frozen, trainable, split, between):
+    def evaluate(trainer, frozen, trainable, split, between, given=None):
         accuracy, loss = left.pop(0) if len(left) > 1 else left[0]
         score = {"accuracy": accuracy, "loss": loss, "n": len(split.inputs), "slices": {}}
         return [score] * trainer.runs
