@@ -16,7 +16,7 @@ from tasks.bits import BitMemory
 from tasks.copying import Copying
 from tasks.nexttoken import copying_gain
 
-LIMITS = {"gpt2-mini": 16, "gpt2-mini-copy": 10}  # MiB, all files together
+LIMITS = {"gpt2-mini": 16, "gpt2-mini-copy": 10, "gpt2-mini-repeats": 16}  # MiB, all files together
 
 
 @pytest.fixture(params=bodies.shipped())
