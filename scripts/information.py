@@ -4,8 +4,8 @@
 The reference, `information` in the study's file, is a frozen random body, say.  Of each run that
 counts, the predictions p on test are compared with the predictions q of the reference's run with
 the same seed, by the Kullback-Leibler divergence KL(p || q): the information that is gained by
-having the one body in place of the other.  results/information/STUDY.jsonl holds a line for each
-such pair of runs:
+having the one body in place of the other.  results/records/information/STUDY.jsonl holds a line for
+each such pair of runs:
 
     run, reference                  their names
     trainable, reference_trainable  the digests of their trained parameters
@@ -46,7 +46,7 @@ Lines = Mapping[tuple[str, str], Line]  # by the names of both runs
 class Options:
     """Measures how far the predictions of a study's runs are from those of the condition that its
     file names as `information`, and adds what was not measured yet to
-    results/information/STUDY.jsonl. Needs the runs' folders."""
+    results/records/information/STUDY.jsonl. Needs the runs' folders."""
 
     study: str = field(metadata=POSITIONAL)
     """Names the study, a file in results/studies."""
@@ -58,7 +58,7 @@ class Options:
     out: Path = Path("runs/studies")
     """Names the folder of the runs, which studies share."""
     records: Path = recorded.RECORDS
-    """Names the folder of the records; the folder `information` lies beside it."""
+    """Names the folder of the records; the folder `information` lies in it."""
 
 
 def main(arguments: list[str]) -> None:
@@ -81,8 +81,8 @@ def main(arguments: list[str]) -> None:
 
 
 def file_of(known: Ledger) -> Path:
-    """Names the file of a study's lines, beside the folder of its records."""
-    return known.file.parent.parent / "information" / known.file.name
+    """Names the file of a study's lines, in the folder of its records."""
+    return known.file.parent / "information" / known.file.name
 
 
 def read(file: Path) -> Lines:

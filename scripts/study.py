@@ -54,7 +54,7 @@ class Options:
     """Names the folder of the runs, which studies share."""
     records: Path = recorded.RECORDS
     """Names the folder of the records; scripts.information writes to the folder `information`
-    beside it."""
+    in it."""
 
 
 def main(arguments: list[str]) -> None:

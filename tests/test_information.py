@@ -74,7 +74,7 @@ def small(made, tmp_path, monkeypatch):
 
 
 def file(folder):
-    return folder / "results" / "information" / "small.jsonl"
+    return folder / "results" / "records" / "information" / "small.jsonl"
 
 
 def lines(folder):
