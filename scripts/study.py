@@ -79,6 +79,7 @@ def main(arguments: list[str]) -> None:
             print(f"before that, it pretrains the bodies {' and '.join(first)}")
         return
     pretrained.make(study, cells, asked.out, asked.data_dir, asked.records)
+    record_known(cells, known)
     for number, cell in enumerate(cells, 1):
         missing = known.missing(cell)
         if missing:
@@ -96,6 +97,17 @@ def main(arguments: list[str]) -> None:
         of_task = [cell for cell in cells if cell.task == task]
         print(f"\n{results_tables.detail(study, of_task, known, numbers)}")
     print(f"\n{known.file}: {len(known.recorded)} runs")
+
+
+def record_known(cells: Iterable[Cell], known: Ledger) -> None:
+    """Records the runs of cells that are there before anything is trained: those of other studies,
+    and finished ones that were not recorded."""
+    for cell in cells:
+        rate = known.rate(cell)
+        for config in [*cell.known(), *(cell.counted(rate) if rate else ())]:
+            if known.find(config):
+                known.record(config)
+    known.write()
 
 
 def make(cell: Cell, known: Ledger, asked: Options) -> None:

@@ -10,7 +10,7 @@ import pytest
 from fpt import UserError
 from scripts import recorded, studies
 from scripts.ledger import Ledger, key
-from scripts.study import main, part
+from scripts.study import main, part, record_known
 
 SMALL = """
 question = "Does it need a body?"
@@ -120,6 +120,16 @@ def test_records_that_are_gone_are_made_again_from_the_runs(made, monkeypatch, c
     main(["small", "--out", str(made / "runs"), "--records", str(tmp_path)])
     assert (tmp_path / "small.jsonl").read_text().splitlines() == lines(made)
     assert "to train" not in capsys.readouterr().out
+
+
+def test_what_other_studies_have_is_recorded_before_anything_is_trained(
+        made, monkeypatch, tmp_path):
+    monkeypatch.setattr(studies, "STUDIES", made)
+    shutil.copy(made / "records" / "small.jsonl", tmp_path / "other.jsonl")
+    known = Ledger(tmp_path / "small.jsonl", tmp_path / "runs")
+    record_known(studies.study("small").cells("mini", "bit-xor"), known)
+    found = (tmp_path / "small.jsonl").read_text().splitlines()
+    assert found == [line for line in lines(made) if '"task": "bit-xor"' in line] != []
 
 
 def test_only_what_is_missing_is_trained(made, monkeypatch, capsys, tmp_path):
