@@ -88,8 +88,11 @@ def draw(data: Mapping[str, Any], form: str, digest: str) -> bytes:
             axes.tick_params(labelleft=not listed)
         if number + columns < len(panels) or (narrow and number % columns != columns // 2):
             axes.set_xlabel("")
-        if kind in ("curves", "bars"):
-            axes.xaxis.set_major_locator(MaxNLocator(2 if narrow else 4, steps=NICE))
+        if kind in ("curves", "bars", "gain"):
+            # A narrow panel has room for two short labels, or for one longer one.
+            axes.xaxis.set_major_locator(
+                MaxNLocator(2, steps=(1, 2, 5, 10), min_n_ticks=1) if narrow
+                else MaxNLocator(4, steps=NICE, min_n_ticks=1))
     legend = figure.add_subplot(grid[-1, len(panels) % columns if free else 0 :], frameon=False,
                                 xticks=[], yticks=[])
     legend.legend(handles=handles, loc="center", frameon=False, borderpad=0, ncols=across,
