@@ -61,7 +61,8 @@ class Options:
     batch: int | None = None
     """Sets the number of examples in a step; None means the batches named above."""
     json: Path | None = None
-    """Names a file that the measured numbers are written to as JSON."""
+    """Names a file to which the measured numbers are written as JSON; those that are there already
+    are kept, but for the same measurement on the same device."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Side:
         # Imports, weights and compilation included.
         self.first_step_seconds = self.ready["first_step_at"] - begun
 
-    def _answer(self) -> dict[str, float]:
+    def _answer(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
             raise UserError(f"the process of {self.process.args[2]} ended; its own message is "
@@ -154,12 +155,15 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
     flops = options.stack * model_flops(task, BODIES[options.body], batch)
     peak = sides[0].ready["matmul"]
     row = {"task": name, "dtype": dtype, "body": options.body, "batch": batch,
-           "stack": options.stack, "milliseconds": 1e3 * ours, "peak_bytes": peaks[0],
+           "stack": options.stack, "device": sides[0].ready["device"],
+           "software": sides[0].ready["software"],
+           "milliseconds": 1e3 * ours, "peak_bytes": peaks[0],
            "matmul_gflops": peak / 1e9, "fraction_of_peak": flops / ours / peak,
            "first_step_seconds": sides[0].first_step_seconds,
            "tokens_per_second": options.stack * batch * task.interface.tokens / ours}
     if options.against:
-        row |= {"against": options.against, "other_peak_bytes": peaks[1],
+        row |= {"against": options.against, "other_software": sides[1].ready["software"],
+                "other_peak_bytes": peaks[1],
                 "other_milliseconds": 1e3 * median(turn[1] for turn in turns),
                 "speedup": median(turn[1] / turn[0] for turn in turns)}
     if torch:
@@ -196,14 +200,43 @@ def check(options: Options) -> None:
 def main(arguments: list[str]) -> None:
     options = parsed(Options, arguments, "python -m scripts.benchmark")
     check(options)
-    rows = []
+    if options.json:
+        read(options.json)  # before anything is timed
     for name in options.tasks:
         for dtype in options.dtype:
-            rows.append(row := compare(options, name, dtype))
+            row = compare(options, name, dtype)
             print(text_of(row), flush=True)
             if options.json:
-                text = json.dumps({"rows": rows}, indent=2) + "\n"
-                write_whole(options.json, text.encode())
+                add(options.json, row)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Reads the measurements that a file holds; there are none where it is missing.
+
+    Raises UserError for a file that is something else.
+    """
+    try:
+        rows = json.loads(file.read_text())["rows"]
+        for row in rows:
+            measured(row)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} holds no measurements of a benchmark ({type(error).__name__}: "
+                        f"{error}); name another file with --json") from None
+    return rows
+
+
+def measured(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Tells what a row is a measurement of: measured again, it takes the place of an older one."""
+    return (*(row[name] for name in ("device", "task", "body", "dtype", "batch", "stack")),
+            row.get("against"))
+
+
+def add(file: Path, row: dict[str, Any]) -> None:
+    """Adds a row to the measurements in a file, in the place of an older one of the same."""
+    rows = {measured(one): one for one in [*read(file), row]}
+    write_whole(file, (json.dumps({"rows": [*rows.values()]}, indent=2) + "\n").encode())
 
 
 def text_of(row: dict[str, Any]) -> str:

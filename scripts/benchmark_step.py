@@ -16,28 +16,39 @@ import jax.numpy as jnp
 import numpy as np
 
 import tasks
+from fpt import machine
 from fpt.config import Config
 from fpt.gpt2 import BODIES
+from fpt.layers import precision
 from fpt.parameters import Source, model_of
 from fpt.task import Split
 from fpt.trainer import Trainer
 from scripts.benchmark import Work
-from scripts.benchmark_torch import serve
+from scripts.benchmark_torch import host_peak, serve
 
-SIDE = 2048  # of the matrices whose product gives the peak rate
+# Of the matrices whose product gives the peak rate, so large that it is not the call that is timed.
+SIDES = {"cpu": 2_048, "other": 8_192}
 
 
 def matmul_rate(dtype) -> float:
     """Measures the FLOP/s of a large matrix product with a float32 result: the best of several."""
-    left, right = (jax.random.normal(jax.random.key(n), (SIDE, SIDE), dtype) for n in range(2))
-    product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
+    side = machine.by_device(**SIDES)
+    left, right = (jax.random.normal(jax.random.key(n), (side, side), dtype) for n in range(2))
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision(dtype),
+                                              preferred_element_type=jnp.float32))
     jax.block_until_ready(product(left, right))
     best = float("inf")
     for _ in range(12):
         begun = time.perf_counter()
         jax.block_until_ready(product(left, right))
         best = min(best, time.perf_counter() - begun)
-    return 2 * SIDE**3 / best
+    return 2 * side**3 / best
+
+
+def peak_bytes() -> int:
+    """Measures the most memory in bytes that this process has had on the device."""
+    stated = jax.devices()[0].memory_stats() or {}
+    return stated.get("peak_bytes_in_use") or host_peak()
 
 
 def main() -> None:
@@ -75,7 +86,9 @@ def main() -> None:
         np.asarray(state.loss)
 
     steps(1)
-    serve(steps, {"first_step_at": time.time(), "matmul": matmul_rate(jnp.dtype(work.dtype))})
+    ready = {"first_step_at": time.time(), "device": machine.device(),
+             "software": f"jax {jax.__version__}"}
+    serve(steps, ready | {"matmul": matmul_rate(jnp.dtype(work.dtype))}, peak_bytes)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tasks
 from fpt.gpt2 import BODIES
@@ -23,19 +23,24 @@ if TYPE_CHECKING:
     import torch
 
 
-def serve(steps: Callable[[int], None], ready: dict[str, float]) -> None:
+def host_peak() -> int:
+    """Measures the most memory in bytes that this process has had on the host."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def serve(steps: Callable[[int], None], ready: dict[str, Any],
+          peak: Callable[[], int] = host_peak) -> None:
     """Serves a benchmark over standard input and output, in lines of JSON.
 
     Prints `ready`; then, for each line of input, takes that number of steps and prints the seconds
-    per step; and at the end of the input prints the peak memory.
+    per step; and at the end of the input prints the peak memory, in bytes.
     """
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         begun = time.perf_counter()
         steps(int(line))
         print(json.dumps({"seconds": (time.perf_counter() - begun) / int(line)}), flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"peak_bytes": peak}), flush=True)
+    print(json.dumps({"peak_bytes": peak()}), flush=True)
 
 
 def frozen(work: Work) -> tuple[Callable[[], torch.Tensor], list, torch.optim.Optimizer]:
@@ -100,7 +105,10 @@ def main() -> None:
     except ImportError:
         sys.exit("error: no torch here; pip install -e '.[parity]', or torch==2.13.0 for its CPU "
                  "build")
+    on_gpu = torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
     torch.set_num_threads(os.cpu_count())
+    torch.set_default_device(device)
     torch.manual_seed(0)
     tied = tasks.find(work.task)().interface.tied
     loss, trained, optimizer = (language_model if tied else frozen)(work)
@@ -109,7 +117,7 @@ def main() -> None:
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=work.dtype == "bfloat16"):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=work.dtype == "bfloat16"):
             value = loss()
         value.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -121,7 +129,8 @@ def main() -> None:
             step()
 
     step()
-    serve(steps, {"first_step_at": time.time()})
+    ready = {"first_step_at": time.time(), "software": f"torch {torch.__version__}"}
+    serve(steps, ready, torch.cuda.max_memory_allocated if on_gpu else host_peak)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,8 @@ def build(folder: Path) -> dict[Path, str]:
     # With scipy, which --help needs not wait for.
     from scripts import (
         attention_table,
+        benchmark,
+        benchmark_table,
         claims,
         claims_document,
         claims_verdicts,
@@ -97,6 +99,8 @@ def build(folder: Path) -> dict[Path, str]:
     for name, of_runs in (("births", table.tables), ("attention", attention_table.tables)):
         if (file := folder / "records" / f"{name}.jsonl").is_file():
             made[folder / f"{name}.md"] = of_runs(recorded.read(file))
+    if (file := folder / "records" / "gpu.json").is_file():
+        made[folder / "gpu.md"] = benchmark_table.page(benchmark.read(file))
     stated = claims.read(folder / "claims.toml", asked, TRACK)
     judged = claims_verdicts.judge(stated, asked, TRACK, known)
     made[folder / "claims.md"] = claims_document.document(stated, judged, TRACK)
