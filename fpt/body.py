@@ -80,10 +80,13 @@ class Body(ABC):
     def resized(self, **sizes: Any) -> Body:
         """Returns the body with the given sizes; a size that is None stays as it was.
 
-        Raises UserError for a size that the body lacks.
+        Raises UserError for a size that the body lacks.  A dropout rate of 0 that it lacks is no
+        error: it drops nothing there.
         """
-        sizes = {name: value for name, value in sizes.items() if value is not None}
         known = {field.name for field in dataclasses.fields(self)}
+        nothing = lambda name, value: name.endswith("_dropout") and value == 0
+        sizes = {name: value for name, value in sizes.items()
+                 if value is not None and (name in known or not nothing(name, value))}
         if missing := sorted(sizes.keys() - known):
             raise UserError(f"--{missing[0].replace('_', '-')} does not apply to this body, which "
                             f"has {', '.join(sorted(known)) or 'no sizes'}")

@@ -268,5 +268,12 @@ def test_sizes_that_no_body_can_have_are_refused(sizes, said):
         BODIES["lstm"].resized(**sizes)
 
 
+def test_a_rate_of_0_for_dropout_that_it_does_not_have_is_no_mistake():
+    body = BODIES["lstm"]
+    assert body.resized(attention_dropout=0.0) == body
+    with pytest.raises(UserError, match="--attention-dropout does not apply to this body"):
+        body.resized(attention_dropout=0.1)
+
+
 def test_layers_and_width_can_be_chosen():
     assert BODIES["lstm"].resized(layers=1, width=40, heads=None) == LSTM(layers=1, width=40)

@@ -4,10 +4,11 @@ import dataclasses
 import json
 import shutil
 from itertools import chain
+from pathlib import Path
 
 import pytest
 
-from fpt import UserError
+from fpt import UserError, bodies, parameters
 from scripts import recorded, studies
 from scripts.ledger import Ledger, key
 from scripts.study import main, part, record_known
@@ -79,6 +80,18 @@ def test_every_study_of_the_project_describes_runs_that_can_be(name):
         runs = [key(config.record()) for cell in cells
                 for config in [*cell.candidates(), *cell.counted(1.0)]]
         assert len(set(runs)) == len(runs)
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_every_condition_of_a_study_is_one_that_its_body_can_have(name):
+    study = studies.study(name)
+    for cell in chain.from_iterable(map(study.cells, study.tracks)):
+        usual = cell.usual.stackable()
+        if Path(usual.body).parent == studies.BODIES:
+            continue  # is made by the study
+        if usual.body not in bodies.shipped():  # its weights may be on the hub
+            usual = dataclasses.replace(usual, load="none", birth="weights")
+        parameters.resolve(usual)
 
 
 def test_a_study_trains_what_chooses_and_what_counts_and_records_all(made):
