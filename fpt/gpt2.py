@@ -25,7 +25,7 @@ from fpt.body import Body, Parameter, Table
 from fpt.causal import attend, weigh
 from fpt.errors import UserError, nearest
 from fpt.initialisers import normal, ones, zeros
-from fpt.layers import Projection, dropout, materialised, narrow, norm, pick, positions
+from fpt.layers import Projection, dropout, materialised, norm, pick, positions
 
 NO_DROPOUT = (None, None, None)  # bits for a block's three uses of dropout
 DEVIATION = 0.02  # of the weights' initialiser
@@ -159,9 +159,8 @@ class Attention(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        result = narrow(self.dtype)
-        self.c_attn = Projection(3 * self.geometry.width, self.dtype, result)
-        self.c_proj = Projection(self.geometry.width, self.dtype, result)
+        self.c_attn = Projection(3 * self.geometry.width, self.dtype)
+        self.c_proj = Projection(self.geometry.width, self.dtype)
 
     def __call__(self, x, read, bits, heads: Heads | None = None):
         """Returns [B, Q, D] for the tokens that are read, and the attention map [B, H, Q, T]."""
@@ -199,10 +198,10 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x, bits):
-        geometry, result = self.geometry, narrow(self.dtype)
+        geometry = self.geometry
         activation = ACTIVATIONS[geometry.activation]
-        inner = activation(Projection(geometry.inner, self.dtype, result, name="c_fc")(x))
-        out = Projection(geometry.width, self.dtype, result, name="c_proj")(inner)
+        inner = activation(Projection(geometry.inner, self.dtype, name="c_fc")(x))
+        out = Projection(geometry.width, self.dtype, name="c_proj")(inner)
         return dropout(out, geometry.residual_dropout, bits[2])
 
 

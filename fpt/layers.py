@@ -40,35 +40,27 @@ def precision(dtype) -> str:
     return "highest" if dtype == jnp.float32 else "default"
 
 
-def narrow(dtype):
-    """Chooses the number format in which blocks keep the results of products in `dtype`.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x, kernel, dtype):
+    """Multiplies x [..., I] with kernel [I, O] into float32 [..., O].
 
-    It is `dtype` itself, which halves what a GPU or TPU moves; on a CPU it is float32.
-    """
-    return jnp.float32 if jax.default_backend() == "cpu" else dtype
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def product(x, kernel, dtype, result=jnp.float32):
-    """Multiplies x [..., I] with kernel [I, O] into [..., O] in the number format `result`.
-
-    Both operands are rounded to `dtype`, here and in the gradients; sums are float32.
+    Both operands are rounded to `dtype`, here and in the gradients.
     """
     return jnp.matmul(x.astype(dtype), kernel.astype(dtype), precision=precision(dtype),
-                      preferred_element_type=result)
+                      preferred_element_type=jnp.float32)
 
 
-def _product_forward(x, kernel, dtype, result):
-    return product(x, kernel, dtype, result), (x, kernel)
+def _product_forward(x, kernel, dtype):
+    return product(x, kernel, dtype), (x, kernel)
 
 
-def _product_backward(dtype, result, residuals, gradient):
+def _product_backward(dtype, residuals, gradient):
     x, kernel = residuals
     gradient = gradient.astype(dtype)
-    along = lambda left, right, axes, result=jnp.float32: jax.lax.dot_general(
-        left.astype(dtype), right.astype(dtype), (axes, ((), ())), precision(dtype), result)
+    along = lambda left, right, axes: jax.lax.dot_general(
+        left.astype(dtype), right.astype(dtype), (axes, ((), ())), precision(dtype), jnp.float32)
     leading = tuple(range(x.ndim - 1))
-    by_x = along(gradient, kernel, ((x.ndim - 1,), (1,)), result)
+    by_x = along(gradient, kernel, ((x.ndim - 1,), (1,)))
     # Where the kernel is frozen, the next lines are dead code, and the compiler removes them.
     # XLA's CPU compiler copies the left factor, transposed: let that be the narrower one.  The
     # barrier keeps it from folding the last transposition into a bfloat16 product it does not have.
@@ -107,14 +99,13 @@ class Projection(nn.Module):
 
     features: int
     dtype: jnp.dtype = jnp.float32
-    result: jnp.dtype = jnp.float32  # of the product, before the bias is added
 
     @nn.compact
     def __call__(self, x, columns=slice(None)):
         """Computes all features, or those of some `columns` alone."""
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        out = product(x, kernel[:, columns], self.dtype, self.result)
+        out = product(x, kernel[:, columns], self.dtype)
         return out + jnp.expand_dims(bias[columns], range(x.ndim - 1))
 
 
