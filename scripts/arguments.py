@@ -136,8 +136,10 @@ def _argument(option: Option) -> dict[str, Any]:
     stated = {"type": value, "help": text.replace("%", "%%")}
     if option.positional:
         return stated | {"nargs": ("+" if required else "*") if several else None}
-    return stated | {"required": required, "metavar": metavar, "dest": option.name,
-                     "nargs": "+" if several else None}
+    stated |= {"required": required, "metavar": metavar, "dest": option.name}
+    if option.hint is bool:  # the name alone says True
+        return stated | {"nargs": "?", "const": True}
+    return stated | {"nargs": "+" if several else None}
 
 
 def _parts(hint: Any) -> set[Any]:

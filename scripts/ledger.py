@@ -134,17 +134,22 @@ class Ledger:
         return [run for file in files for run in recorded.read(file)]
 
     @cached_property
+    def timed(self) -> list[Run]:
+        """Lists the runs by which times are estimated: those on record that a CPU has trained."""
+        return list(filter(recorded.on_cpu, self.all))
+
+    @cached_property
     def _elsewhere(self) -> dict[str, Run]:
         """Reads the records of all studies, by `key`."""
         return {key(run["config"]): run for run in self.all}
 
     @cached_property
     def rate_of_flops(self) -> float:
-        """Computes the median of the operations a second of all runs on record."""
+        """Computes the median of the operations a second of the runs recorded on CPUs."""
         from fpt.records import configuration
 
         found = []
-        for run in self.all:
+        for run in self.timed:
             config, result = configuration(run["config"]), run["result"]
             if needed := flops(config):
                 took = config.steps / (result["steps_per_second"] * result["runs_in_stack"])
@@ -185,8 +190,8 @@ def flops(config: Config) -> float:
 
 def seconds(config: Config, known: Ledger) -> float:
     """Estimates how long a run trains, by its operations where a rate of them is given; else by the
-    recorded runs that are like it but for rate, seed and birth; where there is none, by its
-    operations and the rate of all recorded runs."""
+    runs recorded on CPUs that are like it but for rate, seed and birth; where there is none, by its
+    operations and the rate of all runs recorded on CPUs."""
     if known.tflops:
         return flops(config) / (known.tflops * 1e12)
 
@@ -197,7 +202,7 @@ def seconds(config: Config, known: Ledger) -> float:
 
     asked = like(json.loads(json.dumps(config.record())))
     pace = lambda run: run["result"]["steps_per_second"] * run["result"]["runs_in_stack"]
-    alike = [pace(run) for run in known.all if like(run["config"]) == asked]
+    alike = [pace(run) for run in known.timed if like(run["config"]) == asked]
     return config.steps / median(alike) if alike else flops(config) / known.rate_of_flops
 
 

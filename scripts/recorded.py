@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,6 +57,11 @@ def read(file: Path) -> list[Run]:
                             "two")
         found[name] = run
     return list(found.values())
+
+
+def on_cpu(run: Run) -> bool:
+    """Tells whether a CPU has trained a run: `machine.device` names it after its number of cores."""
+    return re.match(r"\d+ x ", run["result"]["device"]) is not None
 
 
 def looked_into(folder: Path, trainable: str) -> dict[str, Any] | None:

@@ -122,8 +122,10 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
     usual, floor = cells[0].usual, _floor(known, cells)
     sizes = ", ".join(f"{name} {value}" for name, value in usual.task.settings().items())
     best = f"Best floor on test: {floor[1]:.3f} ({floor[0]})." if floor else "Not run yet."
-    return (f"## {cells[0].task}\n\n{sizes}; {usual.steps:,} steps of {usual.batch}. {best}\n\n"
-            f"{markdown(rows)}")
+    devices = " and ".join(sorted({run["result"]["device"] for run in runs}))
+    where = f" Trained on {devices}." if runs else ""
+    return (f"## {cells[0].task}\n\n{sizes}; {usual.steps:,} steps of {usual.batch}. {best}{where}"
+            f"\n\n{markdown(rows)}")
 
 
 def _gain(quality: Quality | None) -> str:

@@ -26,7 +26,7 @@ def run(pair, tmp_path):
 
 
 def test_maps_and_measures_are_written_and_told_side_by_side(command, pair):
-    code, out, err = command("attention", *pair, "--examples", "3", "9", "--smallest", "True")
+    code, out, err = command("attention", *pair, "--examples", "3", "9", "--smallest")
     assert code == 0 and not err
     told = out.splitlines()
     assert told[0].startswith("bit-xor: 64 examples of test, at the tokens that are read")

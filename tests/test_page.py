@@ -333,5 +333,5 @@ def test_a_page_is_shown_on_request(command, run, monkeypatch):
     shown = []
     monkeypatch.setattr("webbrowser.open", shown.append)
     assert command("page", run, "--examples", "3")[0] == 0 and not shown
-    assert command("page", run, "--examples", "3", "--open", "True")[0] == 0
+    assert command("page", run, "--examples", "3", "--open")[0] == 0
     assert shown == [(run / "page.html").as_uri()]

@@ -30,7 +30,7 @@ EVIL = ("</script><script>document.title = 'taken'</script>"
 @pytest.fixture(scope="module")
 def looked(pair):
     """Looks into the first of the run and its twin."""
-    look([str(pair[0]), "--smallest", "True"])
+    look([str(pair[0]), "--smallest"])
     return pair
 
 

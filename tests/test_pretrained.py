@@ -140,11 +140,11 @@ def test_a_step_that_is_not_kept_is_refused(stated, monkeypatch, tmp_path):
 
 
 def test_hours_follow_from_a_stated_rate(capsys):
-    main(["copies", "--dry", "True", "--tflops", "1e-9"])
+    main(["copies", "--dry", "--tflops", "1e-9"])
     slow = capsys.readouterr().out
-    main(["copies", "--dry", "True", "--tflops", "2e-9"])
+    main(["copies", "--dry", "--tflops", "2e-9"])
     hours = [float(text.splitlines()[-2].split()[-2]) for text in (slow, capsys.readouterr().out)]
     assert "pretrains the bodies copied" in slow
     assert hours[0] == pytest.approx(2 * hours[1], rel=0.01) and hours[1] > 0
     with pytest.raises(UserError, match="--tflops must be a positive number"):
-        main(["copies", "--dry", "True", "--tflops", "-1"])
+        main(["copies", "--dry", "--tflops", "-1"])

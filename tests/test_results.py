@@ -31,7 +31,8 @@ def made_up(config, accuracy, converged=10):
              for place, share in enumerate(shares)]
     result = {"test": score, "validation": score, "floors": {"majority": FLOOR},
               "best_step": curve[3]["step"], "counts": {"effective": 1_234, "total": 56_789},
-              "steps_per_second": 10.0, "seconds": 60.0, "runs_in_stack": 1}
+              "steps_per_second": 10.0, "seconds": 60.0, "runs_in_stack": 1,
+              "device": "2 x x86_64"}
     return {"run": config.name, "config": json.loads(json.dumps(config.record())), "curve": curve,
             "result": result}
 
@@ -101,7 +102,7 @@ def verdict(folder, *conditions, **asked):
 
 
 def test_what_the_project_shows_is_what_its_records_say():
-    main(["--check", "True"])
+    main(["--check"])
 
 
 def test_building_twice_gives_the_same_bytes_and_check_sees_a_change(folder, capsys):
@@ -110,10 +111,10 @@ def test_building_twice_gives_the_same_bytes_and_check_sees_a_change(folder, cap
     main(["--results", str(folder)])
     assert "0 of" in capsys.readouterr().out
     assert {file: file.read_bytes() for file in build(folder)} == first
-    main(["--check", "True", "--results", str(folder)])
+    main(["--check", "--results", str(folder)])
     (folder / "claims.md").write_text("all is well\n")
     with pytest.raises(UserError, match=r"claims\.md: not what the records say"):
-        main(["--check", "True", "--results", str(folder)])
+        main(["--check", "--results", str(folder)])
 
 
 def test_a_cell_is_the_mean_of_the_seeds_that_count_with_its_interval(folder):
@@ -349,9 +350,9 @@ def test_a_table_of_a_document_that_was_changed_is_stale(folder, name):
     file = folder.parent / name
     file.write_text(file.read_text().replace("| claim", "| clam").replace("| study ", "| sturdy "))
     with pytest.raises(UserError, match=f"{name}: not what the records say"):
-        main(["--check", "True", "--results", str(folder)])
+        main(["--check", "--results", str(folder)])
     main(["--results", str(folder)])
-    main(["--check", "True", "--results", str(folder)])
+    main(["--check", "--results", str(folder)])
 
 
 CLAIMS = "<!-- made by scripts.results: claims -->"

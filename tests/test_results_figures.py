@@ -291,10 +291,10 @@ def test_check_looks_at_digests_and_not_at_how_text_was_laid_out(folder):
     main(["--results", str(folder)])
     file = folder / "figures" / "main-curves.svg"
     file.write_text(file.read_text().replace("DejaVu Sans", "Another Sans"))
-    main(["--check", "True", "--results", str(folder)])
+    main(["--check", "--results", str(folder)])
     changed(folder, lambda run: run["curve"][-1]["validation"].update(accuracy=0.123))
     with pytest.raises(UserError, match="main-curves.svg, [^ ]*main-curves.png: not what"):
-        main(["--check", "True", "--results", str(folder)])
+        main(["--check", "--results", str(folder)])
 
 
 def test_a_figure_of_which_no_record_is_left_is_removed(folder, monkeypatch):
@@ -305,10 +305,10 @@ def test_a_figure_of_which_no_record_is_left_is_removed(folder, monkeypatch):
     write(folder, [])
     assert not any(figures(folder, "mini").values())
     with pytest.raises(UserError, match="main-steps.png"):
-        main(["--check", "True", "--results", str(folder)])
+        main(["--check", "--results", str(folder)])
     main(["--results", str(folder)])
     assert [*folder.glob("figures/*")] == [other]
-    main(["--check", "True", "--results", str(folder)])
+    main(["--check", "--results", str(folder)])
 
 
 def test_an_unknown_kind_of_figure_is_one_line(folder, tmp_path, monkeypatch):

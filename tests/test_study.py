@@ -159,10 +159,10 @@ def test_only_what_is_missing_is_trained(made, monkeypatch, capsys, tmp_path):
 
 
 def test_dry_says_what_is_there_and_trains_nothing(small, made, capsys, tmp_path):
-    main(["small", "--dry", "True", "--out", str(tmp_path / "no"), "--records",
+    main(["small", "--dry", "--out", str(tmp_path / "no"), "--records",
           str(made / "records")])
     assert "12 of 12 runs are there" in capsys.readouterr().out
-    main(["small", "--dry", "True", "--only", "bit-xor", "--out", str(made / "runs"),
+    main(["small", "--dry", "--only", "bit-xor", "--out", str(made / "runs"),
           "--records", str(made / "records")])
     assert "6 of 6 runs are there" in capsys.readouterr().out
 
