@@ -47,13 +47,15 @@ class _Bits(Task):
                          queries=self._queries, answers_per_query=self.patch)
 
     def load(self, folder=None, report=print) -> dict[str, Split]:
-        return {"validation": self._fixed(1), "test": self._fixed(2)}
-
-    def _fixed(self, number: int) -> Split:
         import jax
 
-        drawn = jax.jit(self._sample, static_argnums=1)(jax.random.key(number), EXAMPLES)
-        return Split(*map(np.asarray, drawn))
+        # Compiled as one: a compilation of each operation would take longer.
+        @jax.jit
+        def drawn():
+            return [self._sample(jax.random.key(number), EXAMPLES) for number in (1, 2)]
+
+        validation, test = (Split(*map(np.asarray, split)) for split in drawn())
+        return {"validation": validation, "test": test}
 
     def draw(self, train, key, step, batch) -> Batch:
         import jax
