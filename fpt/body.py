@@ -84,9 +84,9 @@ class Body(ABC):
         error: it drops nothing there.
         """
         known = {field.name for field in dataclasses.fields(self)}
-        nothing = lambda name, value: name.endswith("_dropout") and value == 0
-        sizes = {name: value for name, value in sizes.items()
-                 if value is not None and (name in known or not nothing(name, value))}
+        sizes = {name: value for name, value in sizes.items() if value is not None}
+        nothing = {name for name, value in sizes.items() if name.endswith("_dropout") and value == 0}
+        sizes = {name: sizes[name] for name in sizes if name in known or name not in nothing}
         if missing := sorted(sizes.keys() - known):
             raise UserError(f"--{missing[0].replace('_', '-')} does not apply to this body, which "
                             f"has {', '.join(sorted(known)) or 'no sizes'}")
