@@ -85,8 +85,8 @@ class Body(ABC):
         """
         known = {field.name for field in dataclasses.fields(self)}
         sizes = {name: value for name, value in sizes.items() if value is not None}
-        nothing = {name for name, value in sizes.items() if name.endswith("_dropout") and value == 0}
-        sizes = {name: sizes[name] for name in sizes if name in known or name not in nothing}
+        idle = {name for name, rate in sizes.items() if name.endswith("_dropout") and rate == 0}
+        sizes = {name: value for name, value in sizes.items() if name not in idle - known}
         if missing := sorted(sizes.keys() - known):
             raise UserError(f"--{missing[0].replace('_', '-')} does not apply to this body, which "
                             f"has {', '.join(sorted(known)) or 'no sizes'}")

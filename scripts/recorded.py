@@ -60,7 +60,7 @@ def read(file: Path) -> list[Run]:
 
 
 def on_cpu(run: Run) -> bool:
-    """Tells whether a CPU has trained a run: `machine.device` names it after its number of cores."""
+    """Tells whether a CPU has trained a run: its name then follows the number of its cores."""
     return re.match(r"\d+ x ", run["result"]["device"]) is not None
 
 

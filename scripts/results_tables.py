@@ -112,7 +112,7 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
             cell.condition.name, NONE if rate is None else f"{rate:g}", str(len(found)),
             _accuracy(study, cell, known),
             *(f"{mean(part):.3f}" if test else NONE for part in parts),
-            f"{statistics.mean(list(map(_training, found))).mean:.3f}" if found else NONE,
+            _training(found),
             f"{median(map(recorded.converged_at, found)):,.0f}" if found else NONE,
             *([_mean(information.nats(cell, known, lines), study)] if study.information else []),
             *([_gain(known_bodies.get(cell.condition.name))] if study.bodies else []),
@@ -132,11 +132,13 @@ def _gain(quality: Quality | None) -> str:
     return f"{quality.gain:.2f}" if quality else NONE
 
 
-def _training(run: Run) -> float:
-    """Returns the accuracy on the training batches before a run's best evaluation; NaN where that
-    is the one before the first step."""
-    found, = (line["train"] for line in run["curve"] if line["step"] == run["result"]["best_step"])
-    return found["accuracy"] if found else math.nan
+def _training(runs: Sequence[Run]) -> str:
+    """Writes the mean accuracy on the training batches before the best evaluation of each run,
+    those left out whose best is the one before the first step."""
+    best = (line for run in runs for line in run["curve"]
+            if line["step"] == run["result"]["best_step"])
+    found = [line["train"]["accuracy"] for line in best if line["train"]]
+    return f"{statistics.mean(found).mean:.3f}" if found else NONE
 
 
 def _floor(known: Ledger, cells: Sequence[Cell]) -> tuple[str, float] | None:

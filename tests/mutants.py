@@ -329,7 +329,7 @@ PARAMETERS = [
            "in sizes.items() if value is not None}",
            "in sizes.items() if value}"),
     Mutant("fpt/body.py", "lstm", "a body takes any dropout rate that it has no place for",
-           'name.endswith("_dropout") and value == 0}',
+           'name.endswith("_dropout") and rate == 0}',
            'name.endswith("_dropout")}'),
     Mutant("fpt/parameters.py", "draws", "input and output layer are the same for all seeds",
            "stream(run_key(config.seed, config.stream), ",
