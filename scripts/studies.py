@@ -27,6 +27,7 @@ import dataclasses
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ from fpt.errors import UserError, nearest
 STUDIES = Path(__file__).parent.parent / "results" / "studies"
 OWN = ("tasks", "paper", "rate_of")  # what a condition states beside settings and rates
 BODIES = Path("bodies")  # holds the bodies that studies pretrain
+
+
+_grid = cache(grid)  # tables and verdicts ask for the same runs many times
 
 
 @dataclass(frozen=True)
@@ -84,15 +88,15 @@ class Cell:
         There are none where there is one rate, or where it is that of another cell.
         """
         chooses = len(self.rates) > 1 and not self.leader
-        return grid(self.usual, self.rates, self.choosing) if chooses else []
+        return [*_grid(self.usual, self.rates, self.choosing)] if chooses else []
 
     def counted(self, lr: float) -> list[Config]:
         """Lists the runs of the seeds that count, at a rate."""
-        return grid(self.usual, (lr,), self.seeds)
+        return [*_grid(self.usual, (lr,), self.seeds)]
 
     def known(self) -> list[Config]:
         """Lists the runs that are known before a rate is chosen."""
-        return [*self.candidates(), *grid(self.usual, self.fixed, self.seeds)]
+        return [*self.candidates(), *_grid(self.usual, self.fixed, self.seeds)]
 
 
 @dataclass(frozen=True)
