@@ -76,6 +76,7 @@ class Work:
     runs: int = 1  # of a stack
     optimizer: str | None = None  # None: that of the task's preset
     compiled: bool = False  # whether torch's side passes its compiler
+    platform: str = "cpu"  # of torch's side: that which jax computes on
 
 
 class Side:
@@ -141,6 +142,7 @@ def compare(options: Options, name: str, dtype: str) -> dict[str, Any]:
     work = Work(name, batch, options.body, dtype, options.stack, optimizer, compiled)
     sides = [Side("scripts.benchmark_step", work)]
     if torch:
+        work = dataclasses.replace(work, platform=sides[0].ready["platform"])
         sides += [Side("scripts.benchmark_torch", dataclasses.replace(work, dtype=kind))
                   for kind in dict.fromkeys([dtype, "float32"])]
     if torch and name in PRETRAINING:

@@ -87,7 +87,7 @@ def main() -> None:
 
     steps(1)
     ready = {"first_step_at": time.time(), "device": machine.device(),
-             "software": f"jax {jax.__version__}"}
+             "platform": jax.default_backend(), "software": f"jax {jax.__version__}"}
     serve(steps, ready | {"matmul": matmul_rate(jnp.dtype(work.dtype))}, peak_bytes)
 
 

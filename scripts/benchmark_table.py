@@ -8,18 +8,6 @@ from scripts.markdown import markdown
 
 HEAD = ["task", "body", "format", "runs x batch", "ms a step", "of peak", "tokens/s", "GiB",
         "against", "its ms", "its GiB", "faster by"]
-
-
-def page(rows: list[dict[str, Any]]) -> str:
-    """Writes one table for each device and the software that was measured on it."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["device"], row["software"]), []).append(row)
-    parts = [f"## {device}, {software}\n\n{_peaks(of_group)}\n\n{_table(of_group)}"
-             for (device, software), of_group in groups.items()]
-    return "\n\n".join([TOP, *parts]) + "\n"
-
-
 TOP = """# Speed on accelerators
 
 Written by `python -m scripts.results` from `results/records/gpu.json`, to which
@@ -31,6 +19,17 @@ each row; operations of the optimiser, norms and dropout do not count. "Against 
 stack of runs with the same runs one after another. Peak memory is that of the device."""
 
 
+def page(rows: list[dict[str, Any]]) -> str:
+    """Writes one table for each device and the software that was measured on it."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["device"], row["software"]), []).append(row)
+    parts = ["\n\n".join([f"## {device}, {software}", _peaks(group),
+                           markdown([HEAD, *map(_cells, group)])])
+             for (device, software), group in groups.items()]
+    return "\n\n".join([TOP, *parts]) + "\n"
+
+
 def _peaks(rows: list[dict[str, Any]]) -> str:
     """States the rate of a large matrix product in each number format: the most of all rows."""
     most: dict[str, float] = {}
@@ -38,10 +37,6 @@ def _peaks(rows: list[dict[str, Any]]) -> str:
         most[row["dtype"]] = max(most.get(row["dtype"], 0), row["matmul_gflops"])
     said = [f"{rate / 1e3:,.0f} TFLOP/s in {dtype}" for dtype, rate in most.items()]
     return f"A large matrix product runs at {' and '.join(said)}."
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    return markdown([HEAD, *map(_cells, rows)])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -105,7 +105,7 @@ def main() -> None:
     except ImportError:
         sys.exit("error: no torch here; pip install -e '.[parity]', or torch==2.13.0 for its CPU "
                  "build")
-    on_gpu = torch.cuda.is_available()
+    on_gpu = work.platform == "gpu"
     device = "cuda" if on_gpu else "cpu"
     torch.set_num_threads(os.cpu_count())
     torch.set_default_device(device)

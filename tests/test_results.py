@@ -134,6 +134,18 @@ def test_the_table_states_accuracy_on_training_batches(folder):
     assert detail[head.index("training")] == "0.999"
 
 
+def test_a_table_names_the_devices_and_hours_are_those_of_cpus(folder):
+    runs = list(recorded())
+    gpu = next(run for run in runs if run["config"]["seed"] == 1)
+    gpu["result"]["device"] = "NVIDIA H200"
+    write(folder, runs)
+    made = build(folder)[folder / "tables" / "main.md"]
+    assert made.count("Trained on 2 x x86_64 and NVIDIA H200.") == 1
+    assert made.count("Trained on 2 x x86_64.") == len(TASKS) - 1
+    timed = Ledger(folder / "records" / "main.jsonl").timed
+    assert len(timed) == len(runs) - 1 and gpu["run"] not in {run["run"] for run in timed}
+
+
 def test_a_run_that_was_still_improving_is_marked(folder):
     runs = list(recorded())
     for run in runs:
