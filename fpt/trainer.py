@@ -138,15 +138,16 @@ class Trainer:
         batch = self.task.draw(train, data, number, self.config.batch)
         key = jax.random.fold_in(stream(condition.key, "dropout"), number)
         (loss, accuracy), gradient = self.gradient(state.trainable, frozen, batch, key)
-        updates, moments = self._optimizer.update(gradient, state.moments, state.trainable)
-        share = schedule(self.config, number)
-        updates = {name: -(condition.rates[name] * share) * updates[name] for name in updates}
-        moved = optax.apply_updates(state.trainable, updates)
 
+        # A run that has diverged stays where it is: its gradient and its rate are zero.  To choose
+        # between new and old values instead would make XLA's CPU compiler copy the whole state.
         running = (state.diverged == NEVER) & jnp.isfinite(loss)
-        keep = partial(jax.tree.map, lambda new, old: jnp.where(running, new, old))
+        gradient = jax.tree.map(lambda leaf: jnp.where(running, leaf, 0), gradient)
+        share = jnp.where(running, schedule(self.config, number), 0)
+        updates, moments = self._optimizer.update(gradient, state.moments, state.trainable)
+        updates = {name: -(condition.rates[name] * share) * updates[name] for name in updates}
         return State(
-            keep(moved, state.trainable), keep(moments, state.moments),
+            optax.apply_updates(state.trainable, updates), moments,
             jnp.where((state.diverged == NEVER) & ~running, number, state.diverged),
             state.loss + jnp.where(running, loss, 0),
             state.accuracy + jnp.where(running, accuracy, 0))
@@ -169,13 +170,14 @@ class Trainer:
         not the length of a scan, calls for any number of steps run the same compiled code, so where
         a run is interrupted cannot change its numbers.
         """
-        steps = self._mapped(self.step, (self.axes, None, 0, 0, None))
-
-        @partial(jax.jit, donate_argnames="state", compiler_options=_compiler_options())
-        def advance(frozen, train, condition, state, first, count):
-            one = lambda number, state: steps(frozen, train, condition, state, number)
+        def steps(frozen, train, condition, state, first, count):
+            one = lambda number, state: self.step(frozen, train, condition, state, number)
             return jax.lax.fori_loop(first, first + count, one, state)
 
+        # Runs are mapped outside the loop: XLA's CPU compiler would copy a state that gains and
+        # loses its axis in each step.
+        mapped = self._mapped(steps, (self.axes, None, 0, 0, None, None))
+        advance = jax.jit(mapped, donate_argnums=3, compiler_options=_compiler_options())
         return advance
 
     def compile(self, frozen, train, condition, state):
