@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 from scripts import claims_verdicts as verdicts
 from scripts import recorded
-from scripts.claims import Claim, Ordering
+from scripts.claims import FLOOR, Claim, Ordering
 from scripts.claims_verdicts import Finding, Judged
 from scripts.markdown import markdown
 
 
 def document(claims: Sequence[Claim], judged: Sequence[Judged], track: str) -> str:
     """Makes the page of all claims: the verdict on each, then the numbers task by task."""
-    rows = [["claim", "source", "study", "verdict"]]
-    rows += [[f"{number}. {claim.sentence}", claim.source,
+    rows = [["claim", "source", "compared", "study", "verdict"]]
+    rows += [[f"{number}. {claim.sentence}", claim.source, _compared(claim),
               f"[{claim.study}](tables/{claim.study}.md)", verdict(claim, judged)]
              for number, claim in enumerate(claims, 1)]
     return "\n\n".join(["# Claims", _introduction(track), markdown(rows), "## Task by task",
@@ -37,12 +37,23 @@ def verdict(claim: Claim, judged: Sequence[Judged]) -> str:
     return "; ".join(f"{word} ({on})" for word, on in tasks.items() if on) or verdicts.NOT_TESTED
 
 
+def _compared(claim: Claim) -> str:
+    """Names what is compared, so that a difference reads as the first less the second."""
+    if isinstance(claim, Ordering):
+        return f"bodies by their {claim.over}"
+    named = {FLOOR: "the best trivial predictor"}
+    one, *others = (named.get(name, name) for name in claim.sides)
+    other = others[0] if len(others) == 1 else f"the mean of {', '.join(others)}"
+    return f"{one}; {other}" + (f"; both at {claim.rate:g}" if claim.rate else "")
+
+
 def _introduction(track: str) -> str:
     return f"""\
 What the records say of what the papers and their critics claim, at the sizes `{track}`: a verdict
 holds for these, and the papers' own sizes may give another. Most claims compare two conditions of a
-study on each of its tasks, by pairs of runs that share a seed. Each condition is at the learning
-rate that validation chose on other seeds, unless the claim states one rate for both.
+study on each of its tasks, by pairs of runs that share a seed; a difference is the first less the
+second. Each condition is at the learning rate that validation chose on other seeds, unless the
+claim states one rate for both.
 
 - *supported* or *contradicted*: there are {verdicts.FEWEST} pairs or more; the difference on test
   has a p-value of at most {verdicts.CERTAIN:g} by Student's t, adjusted by Holm's method for all
