@@ -176,24 +176,27 @@ def _shipped(body: str) -> str | None:
     return weights_digest([sha256(weights)]) if weights.is_file() else None
 
 
-def flops(config: Config) -> float:
+def flops(config: Config, shape: str | None = None) -> float:
     """Counts the operations of a run's training: 4 for each number of a frozen body's matrices and
-    each token, 6 where all are trained; those of attention, input and output are left out."""
-    # A body that a study pretrains has the shape of the shipped ones.
-    body = bodies.named(config.body) or bodies.named("gpt2-mini")
+    each token, 6 where the body is trained; those of attention, input and output are left out.
+
+    shape: the name of the body whose shape the run's has, where that is a checkpoint's folder.
+    """
+    body = bodies.named(shape or config.body) or bodies.named("gpt2-mini")
     layers = config.layers or math.inf
     numbers = sum(math.prod(one.shape) for one in body.table().values()
                   if one.matrix and (one.layer or 0) < layers)
     tokens = config.batch * config.task.interface.tokens * config.steps
-    return (6 if config.train == "all" else 4) * numbers * tokens
+    trained = {"all", "body"} & {*config.train.split("+")}
+    return (6 if trained else 4) * numbers * tokens
 
 
-def seconds(config: Config, known: Ledger) -> float:
+def seconds(config: Config, known: Ledger, shape: str | None = None) -> float:
     """Estimates how long a run trains, by its operations where a rate of them is given; else by the
     runs recorded on CPUs that are like it but for rate, seed and birth; where there is none, by its
     operations and the rate of all runs recorded on CPUs."""
     if known.tflops:
-        return flops(config) / (known.tflops * 1e12)
+        return flops(config, shape) / (known.tflops * 1e12)
 
     def like(told: dict[str, Any]) -> list[Any]:
         told = ABSENT | NEWER | told
@@ -203,7 +206,7 @@ def seconds(config: Config, known: Ledger) -> float:
     asked = like(json.loads(json.dumps(config.record())))
     pace = lambda run: run["result"]["steps_per_second"] * run["result"]["runs_in_stack"]
     alike = [pace(run) for run in known.timed if like(run["config"]) == asked]
-    return config.steps / median(alike) if alike else flops(config) / known.rate_of_flops
+    return config.steps / median(alike) if alike else flops(config, shape) / known.rate_of_flops
 
 
 def plan(study: Study, cells: list[Cell], known: Ledger) -> str:
@@ -227,4 +230,5 @@ def said(hours: float) -> str:
 def hours(cell: Cell, known: Ledger) -> float:
     """Estimates how long the missing runs of a cell train, one after another, in hours."""
     missing = known.missing(cell)
-    return missing * seconds(cell.usual, known) / 3600 if missing else 0.0
+    shape = cell.pretraining and cell.pretraining.body
+    return missing * seconds(cell.usual, known, shape) / 3600 if missing else 0.0

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fpt.errors import UserError
+from scripts import ledger
 from scripts.ledger import Ledger, key
 from scripts.studies import BODIES, Cell, Study
 
@@ -33,6 +34,15 @@ def lacking(cells: Iterable[Cell]) -> dict[str, set[int]]:
     """Lists those of the bodies that cells are made on of which a checkpoint is missing."""
     return {name: steps for name, steps in wanted(cells).items()
             if not all((BODIES / f"{name}-{step}").is_dir() for step in steps)}
+
+
+def plan(cells: Iterable[Cell], known: Ledger) -> str:
+    """Says which bodies are pretrained before the missing runs of cells can be trained, and how
+    many hours that takes; says nothing where all of them are there."""
+    runs = {name: cell.pretraining for cell in cells for name in lacking([cell])}
+    hours = {name: ledger.seconds(run, known) / 3600 for name, run in runs.items()}
+    told = " and ".join(f"{name} ({ledger.said(time)} hours)" for name, time in hours.items())
+    return told and f"before that, it pretrains the bodies {told}"
 
 
 def make(study: Study, cells: Iterable[Cell], out: Path, data_dir: Path | None,

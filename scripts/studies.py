@@ -77,6 +77,12 @@ class Cell:
     fixed: tuple[float, ...] = ()  # rates at which the seeds that count are trained in any case
     leader: Cell | None = None  # the cell whose chosen rate this one takes
     reference: Cell | None = None  # the cell that predictions are measured against
+    pretrained_by: str | None = None  # the command line that makes its body, if the study does
+
+    @property
+    def pretraining(self) -> Config | None:
+        """Returns the run that makes the cell's body; None where the study pretrains none."""
+        return None if self.pretrained_by is None else _pretraining(self.pretrained_by)
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -140,10 +146,11 @@ class Study:
         settings |= {**track.settings.get(task, {}), **condition.settings}
         settings["body"] = track.bodies.get(settings["body"], settings["body"])
         made, _, step = settings["body"].partition("@")
+        command = None
         if step:
             if made not in self.bodies:
                 raise nearest(made, self.bodies, f"body that {self.name} pretrains")
-            settings["body"] = str(BODIES / f"{made}-{step}")
+            settings["body"], command = str(BODIES / f"{made}-{step}"), self.bodies[made]
         try:
             usual = Config.preset(tasks.find(task)(), track.preset, **settings)
         except (TypeError, UserError) as error:
@@ -156,7 +163,8 @@ class Study:
                 raise nearest(name, [one.name for one in self.conditions if not one.rate_of],
                               f"condition of {self.name} with a rate of its own")
             leader = self._cell(track, task, named[name])
-        return Cell(task, condition, usual, self.choosing, self.counted, self.fixed, leader)
+        return Cell(task, condition, usual, self.choosing, self.counted, self.fixed, leader,
+                    pretrained_by=command)
 
     def _reference(self, track: Track, task: str, condition: Condition) -> Cell | None:
         """Makes the cell that a condition's predictions on a task are measured against.
@@ -167,6 +175,13 @@ class Study:
         if found in (None, condition) or task not in (found.tasks or track.tasks):
             return None
         return self._cell(track, task, found)
+
+
+@cache
+def _pretraining(command: str) -> Config:
+    from scripts.pretrain import stated  # which most studies need not wait for
+
+    return stated(command.split())[1]
 
 
 def names() -> list[str]:

@@ -75,8 +75,8 @@ def main(arguments: list[str]) -> None:
     known = Ledger(asked.records / f"{study.name}.jsonl", asked.out, asked.tflops)
     if asked.dry:
         print(ledger.plan(study, cells, known))
-        if first := pretrained.lacking(cells):
-            print(f"before that, it pretrains the bodies {' and '.join(first)}")
+        if before := pretrained.plan(cells, known):
+            print(before)
         return
     pretrained.make(study, cells, asked.out, asked.data_dir, asked.records)
     record_known(cells, known)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fpt import UserError, bodies, parameters
-from scripts import recorded, studies
+from fpt.run import kept_steps
+from scripts import pretrain, recorded, studies
 from scripts.ledger import Ledger, key
 from scripts.study import main, part, record_known
 
@@ -80,6 +81,17 @@ def test_every_study_of_the_project_describes_runs_that_can_be(name):
         runs = [key(config.record()) for cell in cells
                 for config in [*cell.candidates(), *cell.counted(1.0)]]
         assert len(set(runs)) == len(runs)
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_every_study_has_both_tracks_and_keeps_the_bodies_that_it_asks_for(name):
+    study = studies.study(name)
+    assert {"mini", "paper"} <= study.tracks.keys()
+    for cell in chain.from_iterable(map(study.cells, study.tracks)):
+        if cell.pretrained_by:
+            _, config, options = pretrain.stated(cell.pretrained_by.split())
+            step = int(cell.usual.body.rpartition("-")[2])
+            assert step in kept_steps(config.steps, options.keep)
 
 
 @pytest.mark.parametrize("name", studies.names())
