@@ -12,6 +12,7 @@ What was measured for speed (two cores, `gpt2`, 64 tokens, batch 16) and is kept
 from __future__ import annotations
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -62,9 +63,10 @@ def _product_backward(dtype, residuals, gradient):
     leading = tuple(range(x.ndim - 1))
     by_x = along(gradient, kernel, ((x.ndim - 1,), (1,)))
     # Where the kernel is frozen, the next lines are dead code, and the compiler removes them.
-    # XLA's CPU compiler copies the left factor, transposed: let that be the narrower one.  The
-    # barrier keeps it from folding the last transposition into a bfloat16 product it does not have.
-    if x.shape[-1] <= gradient.shape[-1]:
+    # XLA's CPU compiler copies the left factor, transposed: let that be the narrower one, unless the
+    # tokens are so few that it costs more to transpose the result.  The barrier keeps it from
+    # folding that transposition into a bfloat16 product it does not have.
+    if min(x.shape[-1], math.prod(x.shape[:-1])) <= gradient.shape[-1]:
         by_kernel = along(x, gradient, (leading, leading))
     else:
         by_kernel = jax.lax.optimization_barrier(along(gradient, x, (leading, leading))).T
