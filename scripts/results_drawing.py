@@ -89,10 +89,9 @@ def draw(data: Mapping[str, Any], form: str, digest: str) -> bytes:
         if number + columns < len(panels) or (narrow and number % columns != columns // 2):
             axes.set_xlabel("")
         if kind in ("curves", "bars", "gain"):
-            # A narrow panel has room for two short labels, or for one longer one.
-            axes.xaxis.set_major_locator(
-                MaxNLocator(2, steps=(1, 2, 5, 10), min_n_ticks=1) if narrow
-                else MaxNLocator(4, steps=NICE, min_n_ticks=1))
+            # A narrow panel has room for two or three short labels; a scale needs two.
+            axes.xaxis.set_major_locator(MaxNLocator(2, steps=(1, 2, 3, 4, 5, 10), min_n_ticks=2)
+                                         if narrow else MaxNLocator(4, steps=NICE, min_n_ticks=1))
     legend = figure.add_subplot(grid[-1, len(panels) % columns if free else 0 :], frameon=False,
                                 xticks=[], yticks=[])
     legend.legend(handles=handles, loc="center", frameon=False, borderpad=0, ncols=across,
@@ -152,7 +151,7 @@ def _bars(axes, panel: Panel, shown: Shown) -> None:
         if one := panel["conditions"].get(name):
             found, style = statistics.mean(one["test"]), _style(number) | {"linestyle": "none"}
             axes.hlines(row, found.low, found.high, style["color"], linewidth=2)
-            axes.plot(found.mean, row, **style | {"markersize": 8})
+            axes.plot(found.mean, row, **style | {"markersize": 8, "clip_on": False})
             ends += found[:3]
         if name in panel["paper"]:
             axes.plot(panel["paper"][name], row - 0.3, **PAPER)
