@@ -55,14 +55,16 @@ def test_a_diverging_run_stops_where_it_was_and_the_others_go_on():
     trainer, frozen, condition, state = stacked("fpt", runs=2, body_seed=0)
     copy = jax.tree.map(jnp.copy, state)
     quiet = trainer.advance(frozen, None, condition, copy, np.int32(0), np.int32(8))
-    wild, finite = at(condition, 1e-2, 1e38), []
+    wild, finite, weights = at(condition, 1e-2, 1e38), [], []
     for number in range(8):
+        weights.append({name: np.array(value[1]) for name, value in state.trainable.items()})
         state = trainer.advance(frozen, None, wild, state, np.int32(number), np.int32(1))
         finite.append(bool(state.diverged[1] == NEVER))
     assert state.diverged[0] == NEVER and 0 < state.diverged[1] < 7
     assert state.diverged[1] == sum(finite)  # the first step whose loss was no number, for good
     for name, value in state.trainable.items():
         assert np.array_equal(value[0], quiet.trainable[name][0]), name
+        assert np.array_equal(value[1], weights[sum(finite)][name]), name
     assert np.isfinite(state.loss).all()
 
 
