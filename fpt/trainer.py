@@ -177,7 +177,11 @@ class Trainer:
         # Runs are mapped outside the loop: XLA's CPU compiler would copy a state that gains and
         # loses its axis in each step.
         mapped = self._mapped(steps, (self.axes, None, 0, 0, None, None))
-        advance = jax.jit(mapped, donate_argnums=3, compiler_options=_compiler_options())
+
+        @partial(jax.jit, donate_argnames="state", compiler_options=_compiler_options())
+        def advance(frozen, train, condition, state, first, count):
+            return mapped(frozen, train, condition, state, first, count)
+
         return advance
 
     def compile(self, frozen, train, condition, state):
