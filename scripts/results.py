@@ -9,6 +9,7 @@ laid out a little differently from one version of matplotlib to the next.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,8 @@ def main(arguments: list[str]) -> None:
                         "results with --results")
     from scripts import results_figures  # with matplotlib, which --help needs not wait for
 
-    made = build(options.results) | results_figures.figures(options.results, TRACK)
+    figures = results_figures.figures(options.results, TRACK)
+    made = build(options.results, [file for file, figure in figures.items() if figure]) | figures
     stale = [file for file, content in made.items() if not _holds(file, content)]
     count = sum(content is not None for content in made.values())
     if options.check:
@@ -73,10 +75,10 @@ def _holds(file: Path, content: str | Figure | None) -> bool:
     return file.read_text() == content if isinstance(content, str) else content.is_in(file)
 
 
-def build(folder: Path) -> dict[Path, str]:
+def build(folder: Path, figures: Collection[Path] = ()) -> dict[Path, str]:
     """Makes the text of every file that follows from the records in a folder of results.
 
-    The README beside that folder and the one in it keep what stands around their tables.
+    figures: the files of the figures that the pages of studies show.  The README beside that folder and the one in it keep what stands around their tables.
     """
     # With scipy, which --help needs not wait for.
     from scripts import (
@@ -86,6 +88,7 @@ def build(folder: Path) -> dict[Path, str]:
         claims,
         claims_document,
         claims_verdicts,
+        results_figures,
         results_tables,
         table,
     )
@@ -94,7 +97,8 @@ def build(folder: Path) -> dict[Path, str]:
     known = {name: Ledger(folder / "records" / f"{name}.jsonl") for name in studies.names()}
     asked = {name: studies.study(name) for name in known}
     made = {folder / "tables" / f"{name}.md":
-            results_tables.tables(study, TRACK, known[name], numbers)
+            results_tables.tables(study, TRACK, known[name], numbers,
+                                  results_figures.shown(study, figures))
             for name, study in asked.items()}
     for name, of_runs in (("births", table.tables), ("attention", attention_table.tables)):
         if (file := folder / "records" / f"{name}.jsonl").is_file():

@@ -1,19 +1,10 @@
-"""Lists the figures that follow from the records, and what each of them is drawn from.
-
-Of a study, these are drawn if its file asks for them:
-
-    curves    accuracy on validation by training step, over the seeds that count
-    rates     accuracy on test by learning rate, over all runs on record
-    bars      accuracy on test, over the seeds that count, beside the papers' numbers
-    steps     the steps that runs take to come close to their best accuracy
-    gain      accuracy on test by the copying gain of the body, where that is known
-"""
+"""Lists the figures that follow from the records, and what each of them is drawn from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +17,13 @@ from scripts.recorded import Run
 from scripts.results_tables import Numbers
 from scripts.studies import Cell, Study
 
-KINDS = ("curves", "rates", "bars", "steps", "gain")
+# The figures of a study that its file can ask for, and what each shows.
+KINDS = {
+    "curves": "accuracy on validation by training step, over the seeds that count",
+    "rates": "accuracy on test by learning rate, over all runs on record",
+    "bars": "accuracy on test, over the seeds that count, beside the papers' numbers",
+    "steps": "the steps that runs take to come close to their best accuracy",
+    "gain": "accuracy on test by the copying gain of the body, where that is known"}
 FORMATS = ("svg", "png")
 Runs = Mapping[tuple[str, str], Sequence[Run]]  # (task, condition) -> the runs that are shown
 # Figures of bit memory from records that no study file asks for: the records, and what draws them.
@@ -86,6 +83,16 @@ def figures(folder: Path, track: str) -> dict[Path, Figure | None]:
                 if run["config"]["task"] == "bit-memory"]
         found[folder / "figures" / f"{name}.svg"] = Figure(runs, draw) if runs else None
     return found
+
+
+def shown(study: Study, figures: Collection[Path]) -> list[str]:
+    """Writes the figures of a study that there are, as a page in results/tables shows them.
+
+    figures: the files of all figures.
+    """
+    names = {file.name for file in figures}
+    return [f"![{study.name}: {what}](../figures/{name})" for kind, what in KINDS.items()
+            if (name := f"{study.name}-{kind}.svg") in names]
 
 
 def drawn_from(kind: str, study: Study, track: str, known: Ledger, numbers: Numbers

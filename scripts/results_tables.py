@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,8 +28,10 @@ def papers(file: Path) -> Numbers:
             for one in json.loads(file.read_text())["numbers"] if one["metric"] == "test_acc_pct"}
 
 
-def tables(study: Study, track: str, known: Ledger, numbers: Numbers) -> str:
-    """Makes the document of a study: its question, a table of all tasks, and one of each task."""
+def tables(study: Study, track: str, known: Ledger, numbers: Numbers, figures: Iterable[str] = ()
+           ) -> str:
+    """Makes the document of a study: its question, a table of all tasks, its figures as Markdown,
+    and a table of each task."""
     cells = study.cells(track)
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     limit = (f"{LIMIT} some of its runs were stopped by their number of steps: their best "
@@ -50,7 +52,7 @@ def tables(study: Study, track: str, known: Ledger, numbers: Numbers) -> str:
         f"evaluation within {recorded.NEAR:g} of their best on validation; `training` is their "
         "accuracy on the batches before the best evaluation. A dash stands for what was not run."
         f"{told}",
-        _summary(study, cells, tasks, known),
+        _summary(study, cells, tasks, known), *figures,
         *(detail(study, [cell for cell in cells if cell.task == task], known, numbers)
           for task in tasks)]) + "\n"
 

@@ -4,6 +4,7 @@ that they show has changed."""
 import json
 import shutil
 import xml.etree.ElementTree as xml
+from pathlib import Path
 from statistics import fmean, median
 
 import pytest
@@ -330,3 +331,10 @@ def test_figures_of_older_records_follow_from_them_too(folder):
     figure = figures(folder, "mini")[file]
     picture = figure.drawn("svg")
     assert figure.digest.encode() in picture and b"hidden" in picture
+
+
+def test_a_page_shows_the_figures_that_there_are():
+    study, folder = studies.study("main"), Path("results") / "figures"
+    lines = results_figures.shown(study, [folder / "main-bars.svg", folder / "main-bars.png",
+                                          folder / "roles-bars.svg"])
+    assert lines == [f"![main: {KINDS['bars']}](../figures/main-bars.svg)"]
