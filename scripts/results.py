@@ -78,7 +78,8 @@ def _holds(file: Path, content: str | Figure | None) -> bool:
 def build(folder: Path, figures: Collection[Path] = ()) -> dict[Path, str]:
     """Makes the text of every file that follows from the records in a folder of results.
 
-    figures: the files of the figures that the pages of studies show.  The README beside that folder and the one in it keep what stands around their tables.
+    figures: the files of the figures that the pages of studies show.  The README beside that folder
+    and the one in it keep what stands around their tables.
     """
     # With scipy, which --help needs not wait for.
     from scripts import (
