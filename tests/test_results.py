@@ -105,6 +105,14 @@ def test_what_the_project_shows_is_what_its_records_say():
     main(["--check"])
 
 
+def test_the_page_of_claims_states_what_is_compared_and_in_which_direction(folder):
+    page = re.sub(" +", " ", build(folder)[folder / "claims.md"])
+    for compared in (f"{FPT}; {RANDOM}", "frozen pretrained; unfrozen pretrained; both at 0.001",
+                     "statistics only; the mean of pretrained, random",
+                     f"{RANDOM}; the best trivial predictor", "bodies by their copying gain"):
+        assert f"| {compared} |" in page
+
+
 def test_building_twice_gives_the_same_bytes_and_check_sees_a_change(folder, capsys):
     main(["--results", str(folder)])
     first = {file: file.read_bytes() for file in build(folder)}

@@ -10,7 +10,7 @@ import pytest
 
 from fpt import UserError, bodies, parameters
 from fpt.run import kept_steps
-from scripts import pretrain, recorded, studies
+from scripts import ledger, pretrain, recorded, studies
 from scripts.ledger import Ledger, key
 from scripts.study import main, part, record_known
 
@@ -92,6 +92,14 @@ def test_every_study_has_both_tracks_and_keeps_the_bodies_that_it_asks_for(name)
             _, config, options = pretrain.stated(cell.pretrained_by.split())
             step = int(cell.usual.body.rpartition("-")[2])
             assert step in kept_steps(config.steps, options.keep)
+
+
+def test_a_body_that_is_pretrained_takes_the_hours_of_its_shape(tmp_path):
+    known = Ledger(tmp_path / "none.jsonl", tflops=1.0)
+    cells = studies.study("copying-gain").cells("paper", "mnist")
+    assert {cell.usual.body for cell in cells} > {"gpt2"}
+    each = [ledger.hours(cell, known) / known.missing(cell) for cell in cells]
+    assert each == pytest.approx([each[0]] * len(each))
 
 
 @pytest.mark.parametrize("name", studies.names())
