@@ -58,7 +58,7 @@ def test_two_jobs_record_what_one_process_does(elsewhere):
 
 @pytest.mark.slow
 def test_what_a_killed_job_leaves_is_taken_up(elsewhere):
-    text = SMALL.replace("steps = 4\neval_every = 2", "steps = 20000\neval_every = 2000")
+    text = SMALL.replace("steps = 4\neval_every = 2", "steps = 40000\neval_every = 4000")
     (elsewhere / "small.toml").write_text(text.replace("counted = [1, 2]", "counted = [1]"))
     command = [sys.executable, "-m", "scripts.study", "small", "--only", "bit-xor", "--cluster",
                "local", "--jobs", "2", "--out", elsewhere / "runs", "--records", elsewhere]
