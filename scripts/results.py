@@ -3,8 +3,9 @@
 Tables of studies and the verdicts on claims are functions of results/records, results/studies,
 results/claims.toml and results/papers.json alone, to the byte.  Short ones are written into
 README.md and results/README.md, between comments that name them.  Figures are functions of the same
-data; a file counts as up to date if it holds the digest of what it should be drawn from, as text is
-laid out a little differently from one version of matplotlib to the next.
+data; a file counts as up to date if it holds the digest of what it should be drawn from and of the
+code that draws, as text is laid out a little differently from one version of matplotlib to the
+next.
 """
 
 from __future__ import annotations

@@ -32,14 +32,18 @@ OTHERS = {
                                                            *form)),
     "births": ("births", lambda runs, *form: figure.draw(recorded.chosen(runs), "hidden", *form)),
     "heads": ("attention", attention_figure.draw)}
+# The source of all that draws: a figure is drawn again when this changes, as when its data do.
+DRAWING = "".join(Path(module.__file__).read_text()
+                  for module in (attention_figure, figure, results_drawing))
 
 
 @dataclass(frozen=True)
 class Figure:
     """Holds what a figure is drawn from, and the function that draws it.
 
-    Its file holds the digest of what it was drawn from.  A file is up to date if the digest is,
-    whatever its other bytes: these differ from one version of matplotlib to the next.
+    Its file holds the digest of what it was drawn from and of the code that drew it.  A file is up
+    to date if the digest is, whatever its other bytes: these differ from one version of matplotlib
+    to the next.
     """
 
     data: Any  # as JSON holds it
@@ -47,7 +51,7 @@ class Figure:
 
     @property
     def digest(self) -> str:
-        text = json.dumps(self.data, sort_keys=True)
+        text = json.dumps(self.data, sort_keys=True) + DRAWING
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def drawn(self, form: str) -> bytes:
@@ -55,7 +59,7 @@ class Figure:
         return self.draw(self.data, form, self.digest)
 
     def is_in(self, file: Path) -> bool:
-        """Tells whether a file was drawn from the same data."""
+        """Tells whether a file was drawn from the same data, by the same code."""
         return file.is_file() and self.digest.encode() in file.read_bytes()
 
 

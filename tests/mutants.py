@@ -697,6 +697,9 @@ TASKS = [
 ]
 
 REPORTS = [
+    Mutant("scripts/results_figures.py", "results_figures:drawn_again", "a change of the drawing code leaves figures as they are",
+           "sort_keys=True) + DRAWING",
+           "sort_keys=True)"),
     Mutant("scripts/recorded.py", "recorded", "the rate is chosen on the last seed",
            "first = min(",
            "first = max("),

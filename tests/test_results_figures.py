@@ -269,7 +269,7 @@ def test_both_files_hold_the_digest_and_the_same_data_give_the_same_bytes(folder
             assert figure.digest.encode() in picture and picture == figure.drawn(form)
 
 
-def test_only_figures_whose_records_changed_are_drawn_again(folder, monkeypatch, capsys):
+def test_only_figures_whose_records_or_drawing_code_changed_are_drawn_again(folder, monkeypatch, capsys):
     def draw(found, form, digest):
         made.append((found["kind"], form))
         return f"{digest} {len(made)}".encode()
@@ -286,6 +286,8 @@ def test_only_figures_whose_records_changed_are_drawn_again(folder, monkeypatch,
     assert again() == [("bars", "png")]
     changed(folder, lambda run: run["curve"][-1]["validation"].update(accuracy=0.123))
     assert again() == [("curves", "png"), ("curves", "svg")]
+    monkeypatch.setattr(results_figures, "DRAWING", "another way to draw")
+    assert len(again()) == 6 and again() == []
 
 
 def test_check_looks_at_digests_and_not_at_how_text_was_laid_out(folder):
