@@ -65,7 +65,7 @@ def _product_backward(dtype, residuals, gradient):
     # Where the kernel is frozen, the next lines are dead code, and the compiler removes them.
     # XLA's CPU compiler copies the left factor, transposed: let that be the narrower one, unless
     # the tokens are so few that it costs more to transpose the result.  The barrier keeps it from
-    # folding that transposition into a bfloat16 product it does not have.
+    # folding the transposition into the product, as it has no transposed one in bfloat16.
     if min(x.shape[-1], math.prod(x.shape[:-1])) <= gradient.shape[-1]:
         by_kernel = along(x, gradient, (leading, leading))
     else:

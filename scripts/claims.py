@@ -7,7 +7,8 @@
 A comparison of two conditions states:
 
     one, other        the conditions compared: the claim says that `one` does better than `other`,
-                      or than the mean of several, taken seed by seed; `floor` stands for the best
+                      or than the mean of two, taken seed by seed: that it has more than half of
+                      what the first of them gains over the second; `floor` stands for the best
                       trivial predictor
     margin            by how much `one` may fall short of `other` and still count as equal to it
     rate              the learning rate of all runs compared, one of those that the study fixes;
@@ -49,7 +50,8 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Claim):
-    """Claims that one condition does better than others, or no worse than by a margin."""
+    """Claims that one condition does better than another, or no worse than by a margin, or has more
+    than half of what one of two others gains over the second."""
 
     one: str
     other: tuple[str, ...]
@@ -122,9 +124,11 @@ def _check(claim: Claim, studies: Mapping[str, Study], track: str, place: str) -
     refuse_unknown([claim.measure], MEASURES, "measure")
     conditions = [condition.name for condition in study.conditions]
     refuse_unknown(claim.sides, [*conditions, FLOOR], f"condition of {study.name}")
-    if not claim.other or claim.one in claim.other:
-        raise UserError(f"{place} compares {claim.one!r} with "
-                        f"{'itself' if claim.other else 'nothing'}; state another condition")
+    if claim.one in claim.other:
+        raise UserError(f"{place} compares {claim.one!r} with itself; state another condition")
+    if len(claim.other) not in (1, 2):
+        raise UserError(f"{place} compares {claim.one!r} with {len(claim.other)} conditions; state "
+                        "one as `other`, or the two that a gain lies between")
     if claim.measure == "steps" and FLOOR in claim.sides:
         raise UserError(f"{place} compares steps with the floor's, which takes none; state a "
                         "condition in its place, or leave measure out")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from scripts import claims_verdicts as verdicts
 from scripts import recorded
 from scripts.claims import FLOOR, Claim, Ordering
-from scripts.claims_verdicts import Finding, Judged
+from scripts.claims_verdicts import Judged
 from scripts.markdown import markdown
 
 
@@ -63,6 +63,9 @@ claim states one rate for both.
   that predictor.
 - *not tested*: there are fewer pairs, or none.
 
+A claim about more than half of a gain compares a condition with the mean of those that the gain
+lies between, and is undecided where the 95% interval of that gain is not above zero.
+
 A claim about speed compares the steps that runs took to converge: to the first evaluation, after
 training began, whose accuracy on validation is within {recorded.NEAR:g} of the run's best. The
 base-2 logarithm of the ratio of steps is averaged and tested, and both conditions must pass the
@@ -88,9 +91,11 @@ def _details(claims: Sequence[Claim], judged: Sequence[Judged]) -> str:
             effect = finding.effect
             if finding.claim is not claim or effect is None:
                 continue
+            objects = finding.tested and finding.objection
+            objection = f" ({finding.objection})" if objects else ""
             interval = "-" if effect.n < 2 else f"{said(effect.low)} to {said(effect.high)}"
             rows.append([str(number), finding.task, what + said(effect.mean), interval,
-                         f"{effect.n}{of}", _chance(p), reached + _failed(finding)])
+                         f"{effect.n}{of}", _chance(p), reached + objection])
     missing = len(judged) - len(rows) + 1
     return (f"{markdown(rows)}\n\nOf {len(judged)} tests, {missing} are not in this table, since "
             "there is no pair of runs or of bodies for them yet.")
@@ -104,11 +109,3 @@ def _faster(effect: float) -> str:
     """Writes the base-2 logarithm of a ratio of speeds: 1 as x2.0 faster, -1 as x2.0 slower."""
     ratio = f"x{2 ** abs(effect):.1f}"
     return "x1.0" if ratio == "x1.0" else f"{ratio} {'faster' if effect > 0 else 'slower'}"
-
-
-def _failed(finding: Finding) -> str:
-    """Says that accuracies do not pass the best trivial predictor, where that decides a verdict."""
-    if not finding.tested or finding.passes:
-        return ""
-    which = "not all pass" if finding.claim.measure == "steps" else "none passes"
-    return f" ({which} the floor)"

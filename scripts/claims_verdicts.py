@@ -4,7 +4,7 @@ study, and reaches a verdict."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Finding:
     # By how much `one` is better than `other`, or the rank correlation of an ordering; None: there
     # is no pair of runs, or of bodies.
     effect: Interval | None
-    passes: bool  # whether the accuracies pass the best floor, as `_pass` asks
+    objection: str | None = None  # why no effect, however certain, would be a verdict
 
     @property
     def tested(self) -> bool:
@@ -44,7 +44,7 @@ class Finding:
         """Returns the verdict, of a p-value that is adjusted for all tests of the table."""
         if not self.tested:
             return NOT_TESTED
-        if p > CERTAIN or not self.passes:
+        if p > CERTAIN or self.objection:
             return UNDECIDED
         least = 0.0 if isinstance(self.claim, Ordering) else -self.claim.margin
         return SUPPORTED if self.effect.mean > least else CONTRADICTED
@@ -92,26 +92,26 @@ def _ordering(claim: Ordering, task: str, cells: Mapping[str, Cell], known: Ledg
     runs = {name: of_body for name, cell in cells.items()
             if name in merits and (of_body := known.counted(cell))}
     if len(runs) < 2:
-        return Finding(claim, task, None, False)
+        return Finding(claim, task, None)
     reached = [[*map(_accuracy, of_body)] for of_body in runs.values()]
     floor = recorded.best_floor(next(iter(runs.values()))[0])[1]
     effect = statistics.rank_correlation([merits[name] for name in runs], [*map(fmean, reached)])
-    return Finding(claim, task, effect, any(_passing(reached, floor)))
+    return Finding(claim, task, effect, _below(floor, reached, any))
 
 
 def _comparison(claim: Comparison, task: str, cells: Mapping[str, Cell], known: Ledger) -> Finding:
     runs = {name: _by_seed(claim, cell, known) for name, cell in cells.items()}
     seeds = sorted(set.intersection(*map(set, runs.values())))
     if not seeds:
-        return Finding(claim, task, None, False)
+        return Finding(claim, task, None)
     floor = recorded.best_floor(next(iter(runs.values()))[seeds[0]])[1]
     value = MERITS[claim.measure]
     values = {name: [value(of_seed[seed]) for seed in seeds] for name, of_seed in runs.items()}
     values[FLOOR] = [floor] * len(seeds)
     other = [fmean(of_seed) for of_seed in zip(*(values[name] for name in claim.other))]
     effect = statistics.difference(values[claim.one], other, than=-claim.margin)
-    reached = [[_accuracy(of_seed[seed]) for seed in seeds] for of_seed in runs.values()]
-    return Finding(claim, task, effect, _pass(claim, reached, floor))
+    return Finding(claim, task, effect, _objection(claim, values, [
+        [_accuracy(of_seed[seed]) for seed in seeds] for of_seed in runs.values()], floor))
 
 
 def _by_seed(claim: Comparison, cell: Cell, known: Ledger) -> dict[int, Run]:
@@ -119,16 +119,28 @@ def _by_seed(claim: Comparison, cell: Cell, known: Ledger) -> dict[int, Run]:
     return {run["config"]["seed"]: run for run in runs}
 
 
-def _pass(claim: Comparison, reached: Sequence[Sequence[float]], floor: float) -> bool:
-    """Tells whether the accuracies of conditions clearly pass a floor: any of them where accuracies
-    are compared, and all where steps are, since what learns nothing has converged at once."""
-    enough = all if claim.measure == "steps" else any
-    return FLOOR in claim.sides or enough(_passing(reached, floor))
+def _objection(claim: Comparison, values: Mapping[str, Sequence[float]],
+               reached: Sequence[Sequence[float]], floor: float) -> str | None:
+    """Says why a comparison can have no verdict; None if it can.
+
+    values: what is compared, by side and seed.  reached: the accuracies of each condition.
+    """
+    if len(claim.other) == 2:  # more than half of a gain is claimed, which has to be one
+        gain = statistics.difference(*(values[name] for name in claim.other))
+        if not gain.low > 0:
+            return f"no gain of {claim.other[0]}"
+    if FLOOR in claim.sides:
+        return None
+    # Where steps are compared all must pass, since what learns nothing has converged at once.
+    return _below(floor, reached, all if claim.measure == "steps" else any)
 
 
-def _passing(reached: Sequence[Sequence[float]], floor: float) -> list[bool]:
-    """Tells of each condition whether its accuracies pass a floor with their whole interval."""
-    return [statistics.mean(values).low > floor for values in reached]
+def _below(floor: float, reached: Sequence[Sequence[float]],
+           enough: Callable[[Iterable[bool]], bool]) -> str | None:
+    """Says that too few conditions pass a floor, each with the whole interval of its accuracies."""
+    if enough(statistics.mean(values).low > floor for values in reached):
+        return None
+    return f"{'not all pass' if enough is all else 'none passes'} the floor"
 
 
 def _accuracy(run: Run) -> float:

@@ -255,7 +255,9 @@ def test_a_record_that_is_doubled_cut_or_foreign_is_refused_by_name(folder, spoi
     ("rate = 1e-3", "rate = 3e-3", r"the rate 0\.003, which dispute does not fix .*0\.0001, 0\.001"),
     ('other = "floor"', 'other = "floor"\nmeasure = "steps"', "the floor's, which takes none"),
     ('other = "frozen random"', f'other = "{FPT}"', "with itself"),
-    ('other = ["pretrained", "random"]', "other = []", "with nothing")])
+    ('other = ["pretrained", "random"]', "other = []", "with 0 conditions"),
+    ('other = ["pretrained", "random"]', 'other = ["pretrained", "random", "floor"]',
+     "with 3 conditions")])
 def test_a_mistake_among_the_claims_is_one_line(folder, old, new, said):
     file = folder / "claims.toml"
     file.write_text(file.read_text().replace(old, new, 1))
@@ -296,11 +298,11 @@ def test_a_claim_at_a_rate_compares_the_runs_at_that_rate(folder):
     assert details(folder, unfrozen, frozen) is None
 
 
-def test_several_conditions_are_compared_by_their_mean_of_each_seed(folder):
+def test_more_than_half_of_a_gain_is_judged_by_the_mean_of_each_seed(folder):
     kept, both = "statistics only", ("pretrained", "random")
 
-    def write_runs(accuracy):
-        runs = list(recorded({kept: accuracy, "pretrained": 0.95, "random": 0.85},
+    def write_runs(accuracy, pretrained=0.95):
+        runs = list(recorded({kept: accuracy, "pretrained": pretrained, "random": 0.85},
                              study="statistics"))
         for run in runs:  # the conditions of a mean vary against each other, their mean does not
             sign = {"weights": 1, "statistics": 0}[run["config"]["birth"]]
@@ -313,6 +315,8 @@ def test_several_conditions_are_compared_by_their_mean_of_each_seed(folder):
     assert verdict(folder, kept, *both) == "supported"
     write_runs(0.89)
     assert verdict(folder, kept, *both) == "contradicted"
+    write_runs(0.91, pretrained=0.88)  # by 0.03 on average, but its interval begins below 0
+    assert details(folder, kept, *both)[-1] == "undecided (no gain of pretrained)"
 
 
 def test_a_claim_about_speed_compares_logarithms_of_steps(folder):
