@@ -63,6 +63,9 @@ claim states one rate for both.
   that predictor.
 - *not tested*: there are fewer pairs, or none.
 
+Where the difference is the same in all pairs, Student's t has no value: such a difference counts as
+certain (p < 0.001), and none at all as chance (p = 1).
+
 A claim about more than half of a gain compares a condition with the mean of those that the gain
 lies between, and is undecided where the 95% interval of that gain is not above zero.
 
@@ -75,7 +78,7 @@ when it ended, the steps are fewer than it would have needed.
 
 A claim about an order compares all bodies of a study whose quality is known: by Spearman's rank
 correlation (rho) of that quality, as the body's pretraining measured it, with the mean accuracy on
-test over the seeds that count. A verdict needs {verdicts.FEWEST_BODIES} bodies, and one that passes
+test over all seeds that count. A verdict needs {verdicts.FEWEST_BODIES} bodies, and one that passes
 the best trivial predictor; p is that of permuted bodies, adjusted with all others, and the interval
 is that of the percentile bootstrap over bodies. Each checkpoint counts as a body. Those of one
 pretraining resemble each other, so that such a verdict is about these bodies, and says less of
@@ -85,7 +88,7 @@ others than its p-value does."""
 def _details(claims: Sequence[Claim], judged: Sequence[Judged]) -> str:
     rows = [["claim", "task", "difference or rho", "95% interval", "seeds", "p", "verdict"]]
     for number, claim in enumerate(claims, 1):
-        said = _faster if claim.measure == "steps" else "{:+.3f}".format
+        said = _faster if claim.measure == "steps" else "{:+z.3f}".format
         what, of = ("rho ", " bodies") if isinstance(claim, Ordering) else ("", "")
         for finding, p, reached in judged:
             effect = finding.effect

@@ -74,7 +74,7 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Study], track: str,
 def _findings(claim: Claim, study: Study, track: str, known: Ledger) -> Iterator[Finding]:
     """Finds what the records say on each task of a claim on which all that it compares is made."""
     cells = study.cells(track)
-    found = qualities(study, cells, known.file.parent) if isinstance(claim, Ordering) else {}
+    found = qualities(cells, known.file.parent) if isinstance(claim, Ordering) else {}
     for task in claim.tasks or study.tracks[track].tasks:
         made = {cell.condition.name: cell for cell in cells if cell.task == task}
         if isinstance(claim, Ordering):
@@ -90,7 +90,7 @@ def _ordering(claim: Ordering, task: str, cells: Mapping[str, Cell], known: Ledg
     merits = {name: merit for name, quality in found.items()
               if (merit := RANKED[claim.over](quality)) is not None}
     runs = {name: of_body for name, cell in cells.items()
-            if name in merits and (of_body := known.counted(cell))}
+            if name in merits and len(of_body := known.counted(cell)) == len(cell.seeds)}
     if len(runs) < 2:
         return Finding(claim, task, None)
     reached = [[*map(_accuracy, of_body)] for of_body in runs.values()]

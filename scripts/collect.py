@@ -1,5 +1,7 @@
-"""Gathers finished runs into the records of a study: `python -m scripts.collect runs --study
-defaults`."""
+"""Gathers finished runs into records: `python -m scripts.collect runs --study attention`.
+
+Studies that are files in results/studies are recorded by scripts.study instead.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import Any
 from fpt.arrays import digest, unpack
 from fpt.errors import UserError
 from fpt.files import write_whole
-from scripts import recorded
+from scripts import recorded, studies
 from scripts.arguments import POSITIONAL, parsed
 from scripts.command import run
 from scripts.recorded import RECORDS
@@ -36,6 +38,9 @@ def main(arguments: list[str]) -> None:
     options = parsed(Options, arguments, "python -m scripts.collect")
     if not re.fullmatch(r"[a-z0-9-]+", options.study):
         raise UserError(f"--study takes small letters, digits and dashes, not {options.study!r}")
+    if options.study in studies.names():
+        raise UserError(f"the runs of {options.study} are recorded by python -m scripts.study "
+                        f"{options.study}; give --study a name that results/studies does not have")
     found: dict[str, Path] = {}
     for folder in options.runs:
         if not folder.is_dir():
@@ -43,9 +48,10 @@ def main(arguments: list[str]) -> None:
         for config in sorted([*folder.glob("config.json"), *folder.glob("*/config.json")]):
             if not (config.parent / "result.json").is_file():
                 print(f"{config.parent} is not finished, and left out")
-            elif found.setdefault(config.parent.resolve().name, config.parent) != config.parent:
-                raise UserError(f"{config.parent} and {found[config.parent.name]} are the same "
-                                "run; name one of them")
+                continue
+            other = found.setdefault(config.parent.resolve().name, config.parent)
+            if other != config.parent:
+                raise UserError(f"{config.parent} and {other} are the same run; name one of them")
     if not found:
         raise UserError(f"no finished run in {', '.join(map(str, options.runs))}")
     from fpt.records import summary

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from fpt import bodies
 from fpt.bodies import SHIPPED, weights_digest
-from fpt.config import ABSENT, NEWER, Config
+from fpt.config import ABSENT, FILES, NEWER, Config
 from fpt.errors import UserError
 from fpt.files import sha256, write_whole
 from scripts import recorded
@@ -163,7 +163,10 @@ def key(stated: dict[str, Any]) -> str:
     A shipped body also counts by its weights, so that runs of older ones are not taken for it.
     """
     told = ABSENT | NEWER | stated
-    body = told["body"] = Path(told["body"]).name
+    for name in ("body", *FILES):  # a record tells no folder of a machine
+        if told.get(name):
+            told[name] = Path(told[name]).name
+    body = told["body"]
     shipped = _shipped(body) if told["load"] not in (None, "none") else None
     told["checkpoint"] = (told["checkpoint"] or shipped) if shipped else None
     return json.dumps({name: told[name] for name in told if name != "geometry"}, sort_keys=True)
@@ -224,6 +227,8 @@ def plan(study: Study, cells: list[Cell], known: Ledger) -> str:
 
 def said(hours: float) -> str:
     """Writes a number of hours; `?` stands for one that no run on record tells."""
+    if 0 < hours < 0.1:
+        return "<0.1"
     return "?" if math.isnan(hours) else f"{hours:.1f}"
 
 

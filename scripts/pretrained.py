@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from fpt.errors import UserError
 from scripts import ledger
@@ -23,10 +24,9 @@ STUDY = "bodies"  # whose records hold the pretraining runs of all studies
 def wanted(cells: Iterable[Cell]) -> dict[str, set[int]]:
     """Lists the bodies that cells are made on: the steps of each pretraining, by its name."""
     found: dict[str, set[int]] = {}
-    for body in {cell.usual.body for cell in cells}:
+    for body in {cell.usual.body for cell in cells if cell.pretrained_by}:
         name, _, step = Path(body).name.rpartition("-")
-        if Path(body).parent == BODIES and step.isdecimal():
-            found.setdefault(name, set()).add(int(step))
+        found.setdefault(name, set()).add(int(step))
     return found
 
 
@@ -52,8 +52,11 @@ def make(study: Study, cells: Iterable[Cell], out: Path, data_dir: Path | None,
     out: the folder of the pretraining runs.  Raises UserError for a step that the pretraining does
     not keep.
     """
-    for name, steps in lacking(cells).items():
-        _export(_pretrain(study.bodies[name], BODIES / name, out, data_dir), name, steps)
+    if lacking(cells):
+        BODIES.mkdir(exist_ok=True)
+        with FileLock(BODIES / ".lock"):  # another part of the study may be making them
+            for name, steps in lacking(cells).items():
+                _export(_pretrain(study.bodies[name], BODIES / name, out, data_dir), name, steps)
     made = [out / json.loads((BODIES / name / "pretraining.json").read_text())["run"]
             for name in wanted(cells)]
     if made:

@@ -14,7 +14,6 @@ those whose weights are drawn anew (`birth`), and those whose pretraining did no
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Iterable
@@ -24,11 +23,9 @@ from pathlib import Path
 from fpt.bodies import SHIPPED
 from scripts import pretrain, pretrained
 from scripts.ledger import Ledger, key
-from scripts.recorded import Run
-from scripts.studies import Cell, Study
+from scripts.studies import Cell
 from tasks.nexttoken import copying_gain
 
-PROJECT = Path(__file__).parent.parent  # where the paths in a study's command lines begin
 RANDOM = "random"
 LANGUAGE = "language"
 
@@ -42,7 +39,7 @@ class Quality:
     loss: float | None  # on text that it has not read; None where it was not measured on text
 
 
-def qualities(study: Study, cells: Iterable[Cell], records: Path) -> dict[str, Quality]:
+def qualities(cells: Iterable[Cell], records: Path) -> dict[str, Quality]:
     """Finds the qualities of the bodies that cells are made on, by the name of their condition; a
     condition whose body has no known quality is left out.
 
@@ -50,19 +47,19 @@ def qualities(study: Study, cells: Iterable[Cell], records: Path) -> dict[str, Q
     """
     known = Ledger(records / f"{pretrained.STUDY}.jsonl")
     made = {cell.condition.name: cell for cell in cells}
-    found = {name: _quality(study, cell, known) for name, cell in made.items()}
+    found = {name: _quality(cell, known) for name, cell in made.items()}
     return {name: quality for name, quality in found.items() if quality}
 
 
-def _quality(study: Study, cell: Cell, known: Ledger) -> Quality | None:
+def _quality(cell: Cell, known: Ledger) -> Quality | None:
     usual = cell.usual
     drawn = usual.load == "none"
     if usual.layers or not (drawn or (usual.load == "body" and usual.birth == "weights")):
         return None
     file = SHIPPED / usual.body / pretrain.PROVENANCE
     if made := pretrained.wanted([cell]):
-        (name, (step,)), = made.items()
-        run = _pretraining(study.bodies[name], known)
+        (step,), = made.values()
+        run = known.recorded.get(key(cell.pretraining.record()))
     elif file.is_file():
         run = json.loads(file.read_text())
         step = run["result"]["best_step"]
@@ -76,10 +73,3 @@ def _quality(study: Study, cell: Cell, known: Ledger) -> Quality | None:
     task = run["config"]["task"]
     return Quality(RANDOM if drawn else task, gain,
                    line["validation"]["loss"] if task == LANGUAGE else None)
-
-
-def _pretraining(command: str, known: Ledger) -> Run | None:
-    """Finds the run on record that a command line of `scripts.pretrain` makes."""
-    with contextlib.chdir(PROJECT):
-        _, config, _ = pretrain.stated(command.split())
-    return known.recorded.get(key(config.record()))

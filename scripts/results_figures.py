@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from fpt.errors import nearest
-from scripts import attention_figure, figure, recorded, results_drawing, results_tables, studies
+from scripts import (
+    attention_figure,
+    attention_table,
+    figure,
+    recorded,
+    results_drawing,
+    results_tables,
+    statistics,
+    studies,
+)
 from scripts.ledger import Ledger
 from scripts.qualities import qualities
 from scripts.recorded import Run
@@ -33,8 +42,8 @@ OTHERS = {
     "births": ("births", lambda runs, *form: figure.draw(recorded.chosen(runs), "hidden", *form)),
     "heads": ("attention", attention_figure.draw)}
 # The source of all that draws: a figure is drawn again when this changes, as when its data do.
-DRAWING = "".join(Path(module.__file__).read_text()
-                  for module in (attention_figure, figure, results_drawing))
+DRAWING = "".join(Path(module.__file__).read_text() for module in (
+    attention_figure, attention_table, figure, recorded, results_drawing, statistics))
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def drawn_from(kind: str, study: Study, track: str, known: Ledger, numbers: Numb
     notes, bodies = [], {}
     if kind == "gain":
         bodies = {name: {"gain": quality.gain, "pretraining": quality.pretraining}
-                  for name, quality in qualities(study, cells, known.file.parent).items()}
+                  for name, quality in qualities(cells, known.file.parent).items()}
         cells = [cell for cell in cells if cell.condition.name in bodies]
         if strange := [name for name in names if name not in bodies]:
             notes = [f"Not shown, as the body's copying gain is not known: {'; '.join(strange)}."]

@@ -99,7 +99,7 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
     made = {cell.condition.name: known.counted(cell) for cell in cells}
     runs = [run for found in made.values() for run in found]
     parts = sorted({part for run in runs for part in run["result"]["test"]["slices"]})
-    known_bodies = qualities(study, cells, known.file.parent) if study.bodies else {}
+    known_bodies = qualities(cells, known.file.parent) if study.bodies else {}
     lines = information.read(information.file_of(known)) if study.information else None
     rows = [["condition", "rate", "n", "test", *parts, "training", "steps",
              *(["information"] if study.information else []),
@@ -131,7 +131,7 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
 
 
 def _gain(quality: Quality | None) -> str:
-    return f"{quality.gain:.2f}" if quality else NONE
+    return f"{quality.gain:z.2f}" if quality else NONE
 
 
 def _training(runs: Sequence[Run]) -> str:

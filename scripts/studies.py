@@ -23,9 +23,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -35,7 +36,8 @@ import tasks
 from fpt.config import Config, grid
 from fpt.errors import UserError, nearest
 
-STUDIES = Path(__file__).parent.parent / "results" / "studies"
+PROJECT = Path(__file__).parent.parent  # where the paths in pretraining command lines begin
+STUDIES = PROJECT / "results" / "studies"
 OWN = ("tasks", "paper", "rate_of")  # what a condition states beside settings and rates
 BODIES = Path("bodies")  # holds the bodies that studies pretrain
 
@@ -142,18 +144,9 @@ class Study:
                 if task in (condition.tasks or sizes.tasks) and asked(task, condition.name)]
 
     def _cell(self, track: Track, task: str, condition: Condition) -> Cell:
-        settings = {"body": "gpt2", "load": "none"}
-        settings |= {**track.settings.get(task, {}), **condition.settings}
-        settings["body"] = track.bodies.get(settings["body"], settings["body"])
-        made, _, step = settings["body"].partition("@")
-        command = None
-        if step:
-            if made not in self.bodies:
-                raise nearest(made, self.bodies, f"body that {self.name} pretrains")
-            settings["body"], command = str(BODIES / f"{made}-{step}"), self.bodies[made]
         try:
-            usual = Config.preset(tasks.find(task)(), track.preset, **settings)
-        except (TypeError, UserError) as error:
+            usual, command = self._usual(track, task, condition)
+        except (TypeError, AttributeError, UserError) as error:
             place = f"{STUDIES / self.name}.toml, {condition.name!r} on {task}"
             raise UserError(f"{place}: {error}") from None
         leader = None
@@ -165,6 +158,20 @@ class Study:
             leader = self._cell(track, task, named[name])
         return Cell(task, condition, usual, self.choosing, self.counted, self.fixed, leader,
                     pretrained_by=command)
+
+    def _usual(self, track: Track, task: str, condition: Condition) -> tuple[Config, str | None]:
+        """Makes the configuration of a cell's runs, and finds the command line that makes their
+        body; None stands for a body that the study does not pretrain."""
+        settings = {"body": "gpt2", "load": "none"}
+        settings |= {**track.settings.get(task, {}), **condition.settings}
+        settings["body"] = track.bodies.get(settings["body"], settings["body"])
+        made, _, step = settings["body"].partition("@")
+        command = None
+        if step:
+            if made not in self.bodies:
+                raise nearest(made, self.bodies, f"body that {self.name} pretrains")
+            settings["body"], command = str(BODIES / f"{made}-{step}"), self.bodies[made]
+        return Config.preset(tasks.find(task)(), track.preset, **settings), command
 
     def _reference(self, track: Track, task: str, condition: Condition) -> Cell | None:
         """Makes the cell that a condition's predictions on a task are measured against.
@@ -181,7 +188,8 @@ class Study:
 def _pretraining(command: str) -> Config:
     from scripts.pretrain import stated  # which most studies need not wait for
 
-    return stated(command.split())[1]
+    with contextlib.chdir(PROJECT):
+        return stated(command.split())[1]
 
 
 def names() -> list[str]:
@@ -196,7 +204,7 @@ def study(name: str) -> Study:
         raise nearest(name, names(), "study")
     try:
         return _study(name, tomllib.loads(file.read_text()))
-    except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is no study: {type(error).__name__}: {error}") from None
 
 
@@ -207,11 +215,41 @@ def _study(name: str, stated: dict[str, Any]) -> Study:
     seeds = {key: tuple(stated.pop(key)) for key in ("choosing", "counted")}
     if overlap := {*seeds["choosing"]} & {*seeds["counted"]}:
         raise ValueError(f"seeds that choose a rate do not count, but {sorted(overlap)} do both")
-    if (reference := stated.get("information")) not in (None, *conditions):
-        raise nearest(str(reference), conditions,
-                      f"condition that {STUDIES / name}.toml names as `information`,")
-    return Study(name, conditions=tuple(_conditions(conditions, rates)), tracks=tracks, **seeds,
+    for key, of_key in seeds.items():
+        if len({*of_key}) < len(of_key) or not all(type(seed) is int for seed in of_key):
+            raise ValueError(f"{key} = {[*of_key]} are no different whole numbers")
+    made = Study(name, conditions=tuple(_conditions(conditions, rates)), tracks=tracks, **seeds,
                  **lists, **stated)
+    _check_names(made, rates)
+    return made
+
+
+def _check_names(made: Study, rates: Mapping[str, Any]) -> None:
+    """Refuses names in a study's file that stand for nothing in it, which would be left unheeded.
+
+    rates: as the file states them.
+    """
+    def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
+        for name in names:
+            if name not in known:
+                raise nearest(str(name), known, f"{what}, in {STUDIES / made.name}.toml,")
+
+    settings = [condition.settings for condition in made.conditions]
+    refuse_unknown([made.information] if made.information else (),
+                   [condition.name for condition in made.conditions], "condition as `information`")
+    refuse_unknown(rates, {one.get("train", "fpt") for one in settings} | {"others"},
+                   "set of roles under [rates]")
+    for track in made.tracks.values():
+        refuse_unknown(track.bodies, {one.get("body", "gpt2") for one in settings},
+                       "body that a track replaces")
+        for task in track.settings:
+            tasks.find(task)  # refuses one that there is not
+    some_track = {task for track in made.tracks.values() for task in track.tasks}
+    for condition in made.conditions:
+        refuse_unknown(condition.tasks or (), some_track, f"task of {condition.name!r}")
+        if len(condition.rates) > 1 and not (made.choosing or condition.rate_of):
+            raise ValueError(f"no seed chooses among the rates of {condition.name!r}; state some "
+                             "as `choosing`")
 
 
 def _track(track: str, tasks: list[str], settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -222,10 +260,11 @@ def _track(track: str, tasks: list[str], settings: Mapping[str, Mapping[str, Any
 
 def _conditions(stated: dict[str, dict[str, Any]], rates: dict[str, list[float]]
                 ) -> Iterator[Condition]:
-    fields = {one.name for one in dataclasses.fields(Config)} | {"among", *OWN}
+    of_runs = {one.name for one in dataclasses.fields(Config)} - {"task", "lr", "seed"}
+    fields = of_runs | {"among", *OWN}
     for name, settings in stated.items():
         if strange := settings.keys() - fields:
-            raise KeyError(f"{name!r} states {sorted(strange)[0]!r}, which no run has")
+            raise KeyError(f"{name!r} states {sorted(strange)[0]!r}, which no condition has")
         settings = dict(settings)
         among, (on, paper, leader) = settings.pop("among", None), (settings.pop(key, None)
                                                                      for key in OWN)

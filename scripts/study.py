@@ -17,7 +17,7 @@ from scripts import cluster, information, ledger, options, pretrained, recorded,
 from scripts.arguments import POSITIONAL, parsed
 from scripts.command import run
 from scripts.ledger import Ledger
-from scripts.studies import Cell
+from scripts.studies import Cell, Study
 
 
 @dataclass(frozen=True)
@@ -63,23 +63,46 @@ def main(arguments: list[str]) -> None:
     study = studies.study(asked.study)
     if asked.tflops is not None and not 0 < asked.tflops < math.inf:
         raise UserError(f"--tflops must be a positive number, not {asked.tflops:g}")
-    if asked.cluster and not asked.dry:
-        study.cells(asked.track, asked.only)  # refuses what the study does not have
-        stated = [asked.study, "--track", asked.track, "--out", str(asked.out.absolute()),
-                  "--records", str(asked.records.absolute())]
-        stated += ["--only", asked.only] if asked.only else []
-        stated += ["--data-dir", str(asked.data_dir.absolute())] if asked.data_dir else []
-        cluster.submitted(stated, asked.cluster, asked.jobs, asked.job, asked.out / "jobs")
-        return
+    if asked.cluster and asked.shard != Options.shard:
+        raise UserError(f"--cluster {asked.cluster} makes all parts of the study, and --shard "
+                        f"{asked.shard} one; leave one of them out")
     cells = part(study.cells(asked.track, asked.only), asked.shard)
     known = Ledger(asked.records / f"{study.name}.jsonl", asked.out, asked.tflops)
     if asked.dry:
         print(ledger.plan(study, cells, known))
-        if before := pretrained.plan(cells, known):
+        lacking = [cell for cell in cells if known.missing(cell)]
+        if before := pretrained.plan(lacking, known):
             print(before)
         return
-    pretrained.make(study, cells, asked.out, asked.data_dir, asked.records)
+    if asked.cluster:
+        submit(asked)
+        known = Ledger(known.file, asked.out)
+    else:
+        complete(study, cells, known, asked)
+    information.measure(cells, known, asked.data_dir)
+    from scripts import results_tables  # with scipy, which --help needs not wait for
+
+    numbers = results_tables.papers(recorded.RECORDS.parent / "papers.json")
+    for task in dict.fromkeys(cell.task for cell in cells):
+        of_task = [cell for cell in cells if cell.task == task]
+        print(f"\n{results_tables.detail(study, of_task, known, numbers)}")
+    print(f"\n{known.file}: {len(known.recorded)} runs")
+
+
+def submit(asked: Options) -> None:
+    """Has the jobs of a cluster make all parts of a study, and waits for them."""
+    stated = [asked.study, "--track", asked.track, "--out", str(asked.out.absolute()),
+              "--records", str(asked.records.absolute())]
+    stated += ["--only", asked.only] if asked.only else []
+    stated += ["--data-dir", str(asked.data_dir.absolute())] if asked.data_dir else []
+    cluster.submitted(stated, asked.cluster, asked.jobs, asked.job, asked.out / "jobs")
+
+
+def complete(study: Study, cells: list[Cell], known: Ledger, asked: Options) -> None:
+    """Makes what is missing of some cells of a study: their bodies, then their runs."""
     record_known(cells, known)
+    lacking = [cell for cell in cells if known.missing(cell)]
+    pretrained.make(study, lacking, asked.out, asked.data_dir, asked.records)
     for number, cell in enumerate(cells, 1):
         missing = known.missing(cell)
         if missing:
@@ -89,14 +112,6 @@ def main(arguments: list[str]) -> None:
                   "all", flush=True)
         make(cell, known, asked)
     known.write()
-    information.measure(cells, known, asked.data_dir)
-    from scripts import results_tables  # with scipy, which --help needs not wait for
-
-    numbers = results_tables.papers(recorded.RECORDS.parent / "papers.json")
-    for task in dict.fromkeys(cell.task for cell in cells):
-        of_task = [cell for cell in cells if cell.task == task]
-        print(f"\n{results_tables.detail(study, of_task, known, numbers)}")
-    print(f"\n{known.file}: {len(known.recorded)} runs")
 
 
 def record_known(cells: Iterable[Cell], known: Ledger) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
 
+from fpt.errors import UserError
 from fpt.files import write_whole
-from scripts import recorded
+from scripts import recorded, studies
 from scripts.arguments import parsed
 from scripts.command import run
 from scripts.markdown import markdown
@@ -31,6 +32,9 @@ class Options:
 
 def main(arguments: list[str]) -> None:
     options = parsed(Options, arguments, "python -m scripts.table")
+    if options.study in studies.names():
+        raise UserError(f"the tables of {options.study} are in results/tables/{options.study}.md; "
+                        "python -m scripts.results makes them")
     text = tables(recorded.study(options.study, options.task))
     if options.to:
         write_whole(options.to, text.encode())

@@ -1,6 +1,7 @@
 """A study made by several jobs is the one that a single process makes."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -46,11 +47,13 @@ def numbers(folder):
 
 
 @pytest.mark.slow
-def test_two_jobs_record_what_one_process_does(elsewhere):
+def test_two_jobs_record_what_one_process_does_and_end_with_its_tables(elsewhere):
     main(["small", "--out", str(elsewhere / "one"), "--records", str(elsewhere / "a")])
-    main(["small", "--out", str(elsewhere / "two"), "--records", str(elsewhere / "b"),
-          "--cluster", "local", "--jobs", "2"])
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        main(["small", "--out", str(elsewhere / "two"), "--records", str(elsewhere / "b"),
+              "--cluster", "local", "--jobs", "2"])
     assert numbers(elsewhere / "a") == numbers(elsewhere / "b")
+    assert shown.getvalue().count("| no body at one rate |") == 2  # a table each task
     said = "".join(file.read_text() for file in (elsewhere / "two" / "jobs").glob("*.out"))
     trained = [line for line in said.splitlines() if "took" in line]
     assert len(trained) == 12  # no run twice

@@ -83,7 +83,7 @@ def reach(folder, accuracies):
 
 
 def known(folder):
-    return qualities(STUDY, STUDY.cells("mini"), folder / "records")
+    return qualities(STUDY.cells("mini"), folder / "records")
 
 
 def details(folder, over="copying gain", task="bit-memory"):

@@ -113,7 +113,7 @@ def test_cells_that_share_a_rate_are_in_one_part():
 def test_the_quality_of_a_body_is_that_on_the_way_of_its_pretraining(made):
     study = studies.study("copies")
     run, = recorded.read(made / "records" / "bodies.jsonl")
-    found = qualities.qualities(study, study.cells("mini"), made / "records")
+    found = qualities.qualities(study.cells("mini"), made / "records")
     assert [line["step"] for line in run["curve"]] == [0, 2, 4]
     for name, line in zip(("copied less", "copied"), run["curve"][1:]):
         probes = line["probes"]

@@ -97,7 +97,8 @@ def test_the_command_prints_a_table_for_each_task_or_writes_them(command, tmp_pa
 
 @pytest.mark.parametrize("arguments, said", [
     (["--study", "birhts"], "unknown study 'birhts'"),
-    (["--study", "defaults", "--task", "mnits"], "did you mean 'mnist'?")])
+    (["--study", "births", "--task", "mnits"], "did you mean 'mnist'?"),
+    (["--study", "main"], "in results/tables/main.md")])
 def test_a_mistake_is_one_line(command, arguments, said):
     code, _, err = command("table", *arguments)
     assert code == 2 and err.count("\n") == 1 and said in err

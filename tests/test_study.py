@@ -213,7 +213,16 @@ def test_a_part_that_cannot_be_is_refused(small, shard):
 
 @pytest.mark.parametrize("old, new, said", [
     ("[rates]", "[rates", "no study"),
-    ('train = "all"', 'trian = "all"', "states 'trian', which no run has"),
+    ('train = "all"', 'trian = "all"', "states 'trian', which no condition has"),
+    ('train = "output"', 'train = "output"\nseed = 9', "states 'seed', which no condition has"),
+    ("[rates]\nall", "[rates]\nlal", "set of roles under .rates.*'lal'"),
+    ("settings.bit-xor]", "settings.bit-xro]", "'bit-xro'; did you mean 'bit-xor'"),
+    ("[tracks.mini]", '[tracks.mini]\nbodies = { gtp2 = "none" }', "body that a track replaces"),
+    ("among = [3e-3]", 'tasks = ["bit-xro"]', "task of 'no body at one rate'"),
+    ("among = [3e-3]", "load = 3", "on bit-xor"), ("patch = 4", "patch = []", "on bit-memory"),
+    ("choosing = [0]", "choosing = []", "no seed chooses among the rates of 'no body'"),
+    ("counted = [1, 2]", "counted = [1, 1]", "no different whole numbers"),
+    ("[tracks.mini]", '[tracks.mini]\nlike = "small"', "no study"),
     ("counted = [1, 2]", "counted = [0, 1]", r"\[0\] do both"),
     ('source = "here"', "", "source"),
     ("patch = 4", "size = 4", "on bit-memory"),
@@ -227,6 +236,7 @@ def test_a_mistake_in_a_study_is_one_line_that_says_where(small, old, new, said)
 
 @pytest.mark.parametrize("arguments, said", [
     (["smal"], "did you mean 'small'"), (["small", "--track", "pper"], "track of small"),
+    (["small", "--cluster", "local", "--shard", "1/2"], "leave one of them out"),
     (["small", "--only", "bit-xr"], "did you mean 'bit-xor'")])
 def test_what_a_study_does_not_have_is_refused(small, arguments, said, tmp_path):
     with pytest.raises(UserError, match=said):
@@ -246,6 +256,11 @@ def test_a_damaged_run_is_refused_by_name(small, made, tmp_path):
     damaged.write_text(damaged.read_text()[:40])
     with pytest.raises(UserError, match=damaged.parent.name):
         Ledger(tmp_path / "small.jsonl", runs)
+
+
+def test_a_run_of_a_body_in_a_file_is_known_by_the_files_name(tmp_path):
+    there = {"body": "own", "load": "none", "checkpoint": None, "body_file": "/home/me/own.py"}
+    assert key(there) == key(there | {"body_file": "own.py"}) != key(there | {"body_file": "no.py"})
 
 
 def test_the_rate_is_that_of_the_best_mean_over_the_seeds_that_choose(small, tmp_path):
