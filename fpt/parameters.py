@@ -248,7 +248,8 @@ class Source:
         return {name: 0 if runs > 1 and name in own else None for name in self.frozen}
 
     def shared_by(self, config: Config) -> tuple:
-        """Names what a run's frozen parameters follow from: runs of which it is equal share all."""
+        """Returns what determines a run's frozen parameters: runs for which it is
+        equal share them."""
         return config.begins or config.seed, _body_seed(config)
 
     def shares_body(self, runs: int) -> bool:

@@ -169,15 +169,16 @@ def _legend(runs: list[Run]) -> str:
                          "that has most; `at step 0`: of the same head before training.")
     if counts := sorted({run["attention"]["ablation"][BY]["n"] for run in runs
                          if "ablation" in run["attention"]}):
-        sentences.append(f"`heads needed`: those, of {first['layers'] * first['heads']}, without "
-                         f"which more accuracy is lost than {ERRORS} standard errors, each "
-                         f"replaced by its mean over {' or '.join(map('{:,}'.format, counts))} "
-                         "examples; `most lost`: accuracy that is lost without one of them, mean "
-                         "of seeds; `without`: which one, by layer and number, seed by seed.")
+        sentences.append(f"`heads needed` counts, seed by seed, the heads (of "
+                         f"{first['layers'] * first['heads']}) whose replacement by their mean "
+                         f"over {' or '.join(map('{:,}'.format, counts))} examples costs more "
+                         f"accuracy than {ERRORS} standard errors; `most lost` is the largest such "
+                         "loss of one head, averaged over seeds; `without` names that head by "
+                         "layer and number, seed by seed.")
     if first["answer"]:
-        sentences.append("`rho`: Spearman's rank correlation over heads of mass with accuracy "
-                         "lost, or loss gained; the mean of the seeds, and for how many of them "
-                         "the 95% interval leaves out zero.")
+        sentences.append("`rho`: Spearman's rank correlation, over heads, of a head's mass "
+                         "with the accuracy lost, or loss gained, without it; the mean of the "
+                         "seeds, and for how many of them the 95% interval leaves out zero.")
     sentences.append("`smallest set`: heads that keep 95% of the accuracy above the floor, found "
                      "greedily; a dash where none is.")
     return " ".join(sentences)

@@ -49,11 +49,11 @@ def _compared(claim: Claim) -> str:
 
 def _introduction(track: str) -> str:
     return f"""\
-What the records say of what the papers and their critics claim, at the sizes `{track}`: a verdict
-holds for these, and the papers' own sizes may give another. Most claims compare two conditions of a
-study on each of its tasks, by pairs of runs that share a seed; a difference is the first less the
-second. Each condition is at the learning rate that validation chose on other seeds, unless the
-claim states one rate for both.
+This page judges by the records what the papers and their critics claim, at the sizes `{track}`. A
+verdict holds for these sizes, and the papers' own may give another. Most claims compare two
+conditions of a study on each of its tasks, by pairs of runs that share a seed; a difference is the
+first less the second. Each condition is at the learning rate that validation chose on other seeds,
+unless the claim states one rate for both.
 
 - *supported* or *contradicted*: there are {verdicts.FEWEST} pairs or more; the difference on test
   has a p-value of at most {verdicts.CERTAIN:g} by Student's t, adjusted by Holm's method for all
@@ -66,8 +66,9 @@ claim states one rate for both.
 Where the difference is the same in all pairs, Student's t has no value: such a difference counts as
 certain (p < 0.001), and none at all as chance (p = 1).
 
-A claim about more than half of a gain compares a condition with the mean of those that the gain
-lies between, and is undecided where the 95% interval of that gain is not above zero.
+A claim that a condition keeps more than half of a gain compares it with the mean of the two
+conditions whose difference is the gain, and is undecided where the 95% interval of that gain is not
+above zero.
 
 A claim about speed compares the steps that runs took to converge: to the first evaluation, after
 training began, whose accuracy on validation is within {recorded.NEAR:g} of the run's best. The
@@ -78,11 +79,12 @@ when it ended, the steps are fewer than it would have needed.
 
 A claim about an order compares all bodies of a study whose quality is known: by Spearman's rank
 correlation (rho) of that quality, as the body's pretraining measured it, with the mean accuracy on
-test over all seeds that count. A verdict needs {verdicts.FEWEST_BODIES} bodies, and one that passes
-the best trivial predictor; p is that of permuted bodies, adjusted with all others, and the interval
-is that of the percentile bootstrap over bodies. Each checkpoint counts as a body. Those of one
-pretraining resemble each other, so that such a verdict is about these bodies, and says less of
-others than its p-value does."""
+test over all seeds that count; a lower loss ranks higher, so that a positive rho supports the
+claim. A verdict needs {verdicts.FEWEST_BODIES} bodies, and one that passes the best trivial
+predictor; p comes from permutations of the bodies, adjusted with all others, and the interval from
+the percentile bootstrap over bodies. Each checkpoint counts as a body. Those of one pretraining
+resemble each other, so that such a verdict is about these bodies, and says less of others than its
+p-value does."""
 
 
 def _details(claims: Sequence[Claim], judged: Sequence[Judged]) -> str:

@@ -72,7 +72,8 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Study], track: str,
 
 
 def _findings(claim: Claim, study: Study, track: str, known: Ledger) -> Iterator[Finding]:
-    """Finds what the records say on each task of a claim on which all that it compares is made."""
+    """Finds what the records say of a claim, on each of its tasks for which the study has
+    all compared conditions."""
     cells = study.cells(track)
     found = qualities(cells, known.file.parent) if isinstance(claim, Ordering) else {}
     for task in claim.tasks or study.tracks[track].tasks:

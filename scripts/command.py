@@ -124,8 +124,8 @@ def chosen_task(arguments: list[str], program: str) -> tuple[type[Task], Path | 
           "floor: the accuracy of the best trivial predictor; frozen: that to expect of the\n"
           "frozen language body; random: of a frozen random one (--load none); trained: of\n"
           "a random one that is trained too (--load none --train all); each beside the\n"
-          "learning rate at which it was reached; min: minutes on two cores, of runs that\n"
-          "were trained at once each one's share\n\n"
+          "learning rate at which it was reached; min: minutes of a frozen run\n"
+          "on two cores (its share, where several were trained at once)\n\n"
           f"`{program} TASK --help` lists the options of a task.")
     sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
 

@@ -186,7 +186,7 @@ def divergence(found: np.ndarray, other: np.ndarray, scored: np.ndarray) -> floa
 
 
 def _stated(run: Run, reference: Run) -> Line:
-    """States of which runs a line is, and of which of their parameters."""
+    """Names the two runs that a line is about, and the digests of their trained parameters."""
     return {"run": run["run"], "trainable": run["result"].get("trainable"),
             "reference": reference["run"],
             "reference_trainable": reference["result"].get("trainable")}

@@ -226,7 +226,7 @@ def plan(study: Study, cells: list[Cell], known: Ledger) -> str:
 
 
 def said(hours: float) -> str:
-    """Writes a number of hours; `?` stands for one that no run on record tells."""
+    """Writes a number of hours; `?` stands for one that the runs on record do not tell."""
     if 0 < hours < 0.1:
         return "<0.1"
     return "?" if math.isnan(hours) else f"{hours:.1f}"

@@ -1,9 +1,9 @@
 """Pretrains a body, which later runs load and freeze: `python -m scripts.pretrain language`.
 
-    language     causal language modelling of the prose in the data folder's text/
-    copy         random symbols, then the same again
-    task TASK    all weights, on a task
-    self TASK    the next token of a task's own inputs
+    language     trains on the prose in the data folder's text/
+    copy         trains on random symbols that are then repeated
+    task TASK    trains all weights on a task
+    self TASK    trains to predict the next token of a task's own inputs
 
 This is the training of `scripts.train` with other defaults; the body is then written as a GPT-2
 checkpoint.

@@ -129,7 +129,7 @@ def _rates(axes, panel: Panel, shown: Shown) -> None:
                       **CHOSEN)
     axes.axhline(panel["floor"], **FLOOR)
     axes.axvline(ORIGINAL, color="0.3", linewidth=1, zorder=0)
-    axes.annotate(f"the original's: {ORIGINAL:g}", (ORIGINAL, 1), (0, 2), ha="center", va="bottom",
+    axes.annotate(f"Lu et al. 2021: {ORIGINAL:g}", (ORIGINAL, 1), (0, 2), ha="center", va="bottom",
                   xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=SMALL)
     axes.set_ylim(*_limits(ends))
     axes.set(xscale="log", xlabel="learning rate", ylabel="accuracy on test")
@@ -227,7 +227,8 @@ def _rows(axes, shown: Shown) -> None:
 
 
 def _limits(ends: Sequence[float]) -> tuple[float, float]:
-    """Finds limits for an axis of accuracies between which all of these lie that can be."""
+    """Finds limits for an axis of accuracies that shows these, each first cut to between 0 and
+    1."""
     possible = [min(1.0, max(0.0, end)) for end in ends if not math.isnan(end)]
     room = 0.06 * max(max(possible) - min(possible), 0.02)
     return min(possible) - room, max(possible) + room
@@ -268,8 +269,8 @@ def _caption(data: Mapping[str, Any]) -> list[str]:
     counts = {len(values) for panel in data["panels"] for one in panel["conditions"].values()
               for values in one.get("test", {}).values()} if data["kind"] == "rates" else ()
     runs = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
-    sizes = (f"{panel['task']}: {panel['steps']:,} steps of {panel['batch']}, {panel['sizes']}."
-             for panel in data["panels"])
+    sizes = (f"{panel['task']}: {panel['steps']:,} steps of {panel['batch']} examples, "
+             f"{panel['sizes']}." for panel in data["panels"])
     paragraphs = [f"Study {data['study']}. {EXPLAINED[data['kind']].format(runs=runs)}",
                   " ".join(sizes), *data["notes"]]
     return [line for text in paragraphs for line in textwrap.wrap(text, LETTERS)]

@@ -99,7 +99,7 @@ def figures(folder: Path, track: str) -> dict[Path, Figure | None]:
 
 
 def shown(study: Study, figures: Collection[Path]) -> list[str]:
-    """Writes the figures of a study that there are, as a page in results/tables shows them.
+    """Writes the Markdown by which a page in results/tables shows the figures of a study.
 
     figures: the files of all figures.
     """

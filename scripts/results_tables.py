@@ -50,7 +50,10 @@ def tables(study: Study, track: str, known: Ledger, numbers: Numbers, figures: I
         f"({', '.join(map(str, study.choosing))}); ± is half the 95% interval by Student's t. "
         f"{limit} `steps` is the median of the steps by which runs had converged: of their first "
         f"evaluation within {recorded.NEAR:g} of their best on validation; `training` is their "
-        "accuracy on the batches before the best evaluation. A dash stands for what was not run."
+        "accuracy on the batches before the best evaluation. `n` counts the seeds; `trained` and "
+        "`parameters` count the trained and all parameters; `paper` is the paper's accuracy with "
+        "its source: [notes:T3] its table 3, by public notes; [memory c=0.7] recalled with that "
+        "confidence, and not confirmed. A dash stands for what was not run."
         f"{told}",
         _summary(study, cells, tasks, known), *figures,
         *(detail(study, [cell for cell in cells if cell.task == task], known, numbers)
@@ -89,7 +92,8 @@ def _accuracy(study: Study, cell: Cell | None, known: Ledger) -> str:
 
 
 def _mean(values: Sequence[float], study: Study) -> str:
-    """Writes the mean of a value over the seeds that count, and how many there are if some lack."""
+    """Writes the mean of a value over the seeds that count, and how many there are if some are
+    missing."""
     few = f" (n {len(values)})" if len(values) < len(study.counted) else ""
     return said(statistics.mean(values)) + few if values else NONE
 
@@ -103,7 +107,7 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
     lines = information.read(information.file_of(known)) if study.information else None
     rows = [["condition", "rate", "n", "test", *parts, "training", "steps",
              *(["information"] if study.information else []),
-             *(["gain"] if study.bodies else []), "trained", "of", "paper"]]
+             *(["gain"] if study.bodies else []), "trained", "parameters", "paper"]]
     for cell in cells:
         found, rate = made[cell.condition.name], known.rate(cell)
         number = numbers.get((study.section, cell.condition.paper, cell.task))
@@ -124,10 +128,10 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
     usual, floor = cells[0].usual, _floor(known, cells)
     sizes = ", ".join(f"{name} {value}" for name, value in usual.task.settings().items())
     best = f"Best floor on test: {floor[1]:.3f} ({floor[0]})." if floor else "Not run yet."
-    devices = " and ".join(sorted({run["result"]["device"] for run in runs}))
+    devices = " or ".join(sorted({run["result"]["device"] for run in runs}))
     where = f" Trained on {devices}." if runs else ""
-    return (f"## {cells[0].task}\n\n{sizes}; {usual.steps:,} steps of {usual.batch}. {best}{where}"
-            f"\n\n{markdown(rows)}")
+    return (f"## {cells[0].task}\n\n{sizes}; {usual.steps:,} steps of {usual.batch} examples. "
+            f"{best}{where}\n\n{markdown(rows)}")
 
 
 def _gain(quality: Quality | None) -> str:
@@ -150,7 +154,7 @@ def _floor(known: Ledger, cells: Sequence[Cell]) -> tuple[str, float] | None:
 
 
 def converged(run: Run, patience: int) -> bool:
-    """Tells whether a run was evaluated so often after its best evaluation on validation."""
+    """Tells whether a run was evaluated at least `patience` times after its best evaluation."""
     later = [line for line in run["curve"] if line["step"] > run["result"]["best_step"]]
     return len(later) >= patience
 

@@ -22,7 +22,7 @@ from scripts.studies import Cell, Study
 
 @dataclass(frozen=True)
 class Options:
-    """Trains the missing runs of a study, those that can be at once as stacks, records them in
+    """Trains the missing runs of a study, several at once where possible, records them in
     results/records/STUDY.jsonl, and prints its tables. The same command goes on where it was
     stopped."""
 

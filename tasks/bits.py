@@ -99,7 +99,8 @@ class _Bits(Task):
 
 @dataclass(frozen=True)
 class BitMemory(_Bits):
-    """Shows strings of bits, then one of them with half of its bits hidden: recall the string."""
+    """Shows strings of bits, then one of them with half of its bits hidden, and asks for the
+    whole string."""
 
     name: ClassVar[str] = "bit-memory"
     presets: ClassVar[Mapping[str, Preset]] = {

@@ -88,7 +88,7 @@ def changed(folder, change, chosen=lambda run: True, study="main"):
 @pytest.mark.parametrize("kind, axes", [
     ("curves", {"training step", "accuracy on validation"}),
     ("rates", {"learning rate", "accuracy on test", "chosen on validation",
-               "the original's: 0.001"}),
+               "Lu et al. 2021: 0.001"}),
     ("bars", {"accuracy on test", "the paper's number, at its own sizes"}),
     ("steps", {"training step", "end of training"})])
 def test_a_figure_names_its_question_tasks_conditions_axes_and_sizes(folder, kind, axes):
