@@ -112,8 +112,8 @@ def hub(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE",
                         address + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-    monkeypatch.setattr("fpt.hub.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 10)
+    monkeypatch.setattr("fpt.hub.ANSWER_SECONDS", 10)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     yield server
     server.closing.set()
@@ -145,9 +145,13 @@ WRONG = [(part, wrong) for part, kinds in {
 @pytest.mark.parametrize(("part", "wrong"), WRONG, ids=[" ".join(case) for case in WRONG])
 @pytest.mark.parametrize("name", ["some/body", "gpt2"])
 def test_a_hub_that_fails_is_one_line_and_leaves_no_checkpoint(
-        hub, command, tmp_path, name, part, wrong):
+        hub, command, tmp_path, monkeypatch, name, part, wrong):
     hub.part, hub.wrong = part, wrong
-    code, _, err = command("train", "bit-xor", "--body", name, "--out", tmp_path / "runs")
+    with monkeypatch.context() as patched:
+        if wrong == "hang":
+            patched.setattr("fpt.hub.ANSWER_SECONDS", 0.5)
+            patched.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+        code, _, err = command("train", "bit-xor", "--body", name, "--out", tmp_path / "runs")
     assert code == 2
     *progress, line = err.splitlines()
     assert line.startswith("error: ") and len(line) < 600, err

@@ -95,7 +95,7 @@ def test_a_figure_names_its_question_tasks_conditions_axes_and_sizes(folder, kin
     found = words(folder, kind)
     assert {studies.study("main").question, "bit-xor", "mnist", *REACHED, *axes} <= {*found}
     assert ("best trivial predictor" in found) == (kind != "steps")
-    assert "steps of 16, patch 14, side 28." in " ".join(found)
+    assert "steps of 16 examples, patch 14, side 28." in " ".join(found)
 
 
 def test_what_is_missing_is_named(folder):
