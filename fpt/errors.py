@@ -18,3 +18,11 @@ def nearest(name: str, known: Iterable[str], what: str) -> UserError:
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
     return UserError(f"unknown {what} {name!r}; {hint}")
+
+
+def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raises the error of `nearest` for the first of some names that is not known."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise nearest(str(name), known, what)

@@ -25,12 +25,12 @@ An ordering of all conditions of the study whose bodies have a known quality sta
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fpt.errors import UserError, nearest
+from fpt.errors import UserError, refuse_unknown
 from scripts.studies import Study
 
 FLOOR = "floor"
@@ -110,20 +110,16 @@ def _comparison(other: str | list[str], margin: float = 0.0, rate: float | None 
 
 def _check(claim: Claim, studies: Mapping[str, Study], track: str, place: str) -> None:
     """Refuses a claim that cannot be judged; place: where it stands."""
-    def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
-        for name in names:
-            if name not in known:
-                raise nearest(name, known, f"{what}, in {place},")
-
-    refuse_unknown([claim.study], studies, "study")
+    at = f", in {place},"
+    refuse_unknown([claim.study], studies, f"study{at}")
     study = studies[claim.study]
-    refuse_unknown(claim.tasks or (), study.tracks[track].tasks, f"task of {study.name}")
+    refuse_unknown(claim.tasks or (), study.tracks[track].tasks, f"task of {study.name}{at}")
     if isinstance(claim, Ordering):
-        refuse_unknown([claim.over], QUALITIES, "quality of bodies")
+        refuse_unknown([claim.over], QUALITIES, f"quality of bodies{at}")
         return
-    refuse_unknown([claim.measure], MEASURES, "measure")
+    refuse_unknown([claim.measure], MEASURES, f"measure{at}")
     conditions = [condition.name for condition in study.conditions]
-    refuse_unknown(claim.sides, [*conditions, FLOOR], f"condition of {study.name}")
+    refuse_unknown(claim.sides, [*conditions, FLOOR], f"condition of {study.name}{at}")
     if claim.one in claim.other:
         raise UserError(f"{place} compares {claim.one!r} with itself; state another condition")
     if len(claim.other) not in (1, 2):

@@ -96,11 +96,10 @@ def _details(claims: Sequence[Claim], judged: Sequence[Judged]) -> str:
             effect = finding.effect
             if finding.claim is not claim or effect is None:
                 continue
-            objects = finding.tested and finding.objection
-            objection = f" ({finding.objection})" if objects else ""
+            why = f" ({finding.objection})" if finding.tested and finding.objection else ""
             interval = "-" if effect.n < 2 else f"{said(effect.low)} to {said(effect.high)}"
             rows.append([str(number), finding.task, what + said(effect.mean), interval,
-                         f"{effect.n}{of}", _chance(p), reached + objection])
+                         f"{effect.n}{of}", _chance(p), reached + why])
     missing = len(judged) - len(rows) + 1
     return (f"{markdown(rows)}\n\nOf {len(judged)} tests, {missing} are not in this table, since "
             "there is no pair of runs or of bodies for them yet.")

@@ -39,19 +39,19 @@ def lacking(cells: Iterable[Cell]) -> dict[str, set[int]]:
 def plan(cells: Iterable[Cell], known: Ledger) -> str:
     """Says which bodies are pretrained before the missing runs of cells can be trained, and how
     many hours that takes; says nothing where all of them are there."""
-    runs = {name: cell.pretraining for cell in cells for name in lacking([cell])}
+    runs = {name: cell.pretraining for cell in _incomplete(cells, known)
+            for name in lacking([cell])}
     hours = {name: ledger.seconds(run, known) / 3600 for name, run in runs.items()}
     told = " and ".join(f"{name} ({ledger.said(time)} hours)" for name, time in hours.items())
     return told and f"before that, it pretrains the bodies {told}"
 
 
-def make(study: Study, cells: Iterable[Cell], out: Path, data_dir: Path | None,
-         records: Path) -> None:
-    """Pretrains the bodies of some cells as far as they are missing, and records the runs.
+def make(study: Study, cells: Iterable[Cell], known: Ledger, data_dir: Path | None) -> None:
+    """Pretrains the bodies that missing runs of some cells lack, and records the pretraining runs.
 
-    out: the folder of the pretraining runs.  Raises UserError for a step that the pretraining does
-    not keep.
+    Raises UserError for a step that the pretraining does not keep.
     """
+    cells, out = _incomplete(cells, known), known.out
     if lacking(cells):
         BODIES.mkdir(exist_ok=True)
         with FileLock(BODIES / ".lock"):  # another part of the study may be making them
@@ -62,11 +62,16 @@ def make(study: Study, cells: Iterable[Cell], out: Path, data_dir: Path | None,
     if made:
         from fpt.records import summary
 
-        known = Ledger(records / f"{STUDY}.jsonl")
+        pretrainings = Ledger(known.file.parent / f"{STUDY}.jsonl")
         for folder in made:
             run = summary(folder)
-            known.recorded.setdefault(key(run["config"]), run)
-        known.write()
+            pretrainings.recorded.setdefault(key(run["config"]), run)
+        pretrainings.write()
+
+
+def _incomplete(cells: Iterable[Cell], known: Ledger) -> list[Cell]:
+    """Lists the cells of which a run is missing."""
+    return [cell for cell in cells if known.missing(cell)]
 
 
 def _pretrain(command: str, to: Path, out: Path, data_dir: Path | None) -> Path:

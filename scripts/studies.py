@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,7 @@ from typing import Any
 
 import tasks
 from fpt.config import Config, grid
-from fpt.errors import UserError, nearest
+from fpt.errors import UserError, nearest, refuse_unknown
 
 PROJECT = Path(__file__).parent.parent  # where the paths in pretraining command lines begin
 STUDIES = PROJECT / "results" / "studies"
@@ -217,7 +217,7 @@ def _study(name: str, stated: dict[str, Any]) -> Study:
         raise ValueError(f"seeds that choose a rate do not count, but {sorted(overlap)} do both")
     for key, of_key in seeds.items():
         if len({*of_key}) < len(of_key) or not all(type(seed) is int for seed in of_key):
-            raise ValueError(f"{key} = {[*of_key]} are no different whole numbers")
+            raise ValueError(f"{key} = {[*of_key]} must be whole numbers, each once")
     made = Study(name, conditions=tuple(_conditions(conditions, rates)), tracks=tracks, **seeds,
                  **lists, **stated)
     _check_names(made, rates)
@@ -229,24 +229,21 @@ def _check_names(made: Study, rates: Mapping[str, Any]) -> None:
 
     rates: as the file states them.
     """
-    def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
-        for name in names:
-            if name not in known:
-                raise nearest(str(name), known, f"{what}, in {STUDIES / made.name}.toml,")
-
+    at = f", in {STUDIES / made.name}.toml,"
     settings = [condition.settings for condition in made.conditions]
     refuse_unknown([made.information] if made.information else (),
-                   [condition.name for condition in made.conditions], "condition as `information`")
+                   [condition.name for condition in made.conditions],
+                   f"condition that is named as `information`{at}")
     refuse_unknown(rates, {one.get("train", "fpt") for one in settings} | {"others"},
-                   "set of roles under [rates]")
+                   f"set of roles under [rates]{at}")
     for track in made.tracks.values():
         refuse_unknown(track.bodies, {one.get("body", "gpt2") for one in settings},
-                       "body that a track replaces")
+                       f"body that a track replaces{at}")
         for task in track.settings:
             tasks.find(task)  # refuses one that there is not
     some_track = {task for track in made.tracks.values() for task in track.tasks}
     for condition in made.conditions:
-        refuse_unknown(condition.tasks or (), some_track, f"task of {condition.name!r}")
+        refuse_unknown(condition.tasks or (), some_track, f"task of {condition.name!r}{at}")
         if len(condition.rates) > 1 and not (made.choosing or condition.rate_of):
             raise ValueError(f"no seed chooses among the rates of {condition.name!r}; state some "
                              "as `choosing`")

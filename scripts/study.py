@@ -70,8 +70,7 @@ def main(arguments: list[str]) -> None:
     known = Ledger(asked.records / f"{study.name}.jsonl", asked.out, asked.tflops)
     if asked.dry:
         print(ledger.plan(study, cells, known))
-        lacking = [cell for cell in cells if known.missing(cell)]
-        if before := pretrained.plan(lacking, known):
+        if before := pretrained.plan(cells, known):
             print(before)
         return
     if asked.cluster:
@@ -101,8 +100,7 @@ def submit(asked: Options) -> None:
 def complete(study: Study, cells: list[Cell], known: Ledger, asked: Options) -> None:
     """Makes what is missing of some cells of a study: their bodies, then their runs."""
     record_known(cells, known)
-    lacking = [cell for cell in cells if known.missing(cell)]
-    pretrained.make(study, lacking, asked.out, asked.data_dir, asked.records)
+    pretrained.make(study, cells, known, asked.data_dir)
     for number, cell in enumerate(cells, 1):
         missing = known.missing(cell)
         if missing:

@@ -697,6 +697,12 @@ TASKS = [
 ]
 
 REPORTS = [
+    Mutant("scripts/pretrained.py", "pretrained:pretrains_no_body", "bodies are pretrained for runs that are there",
+           "for cell in cells if known.missing(cell)]",
+           "for cell in cells]"),
+    Mutant("scripts/claims_verdicts.py", "copying_gain:seed_is_missing", "one seed of a body suffices for an order",
+           "len(of_body := known.counted(cell)) == len(cell.seeds)",
+           "len(of_body := known.counted(cell)) > 0"),
     Mutant("scripts/results_figures.py", "results_figures:drawn_again", "a change of the drawing code leaves figures as they are",
            "sort_keys=True) + DRAWING",
            "sort_keys=True)"),

@@ -245,6 +245,12 @@ def test_records_hold_what_was_found_and_the_tables_come_of_them(command, pair, 
     assert command("attention", "--study", "heads")[1] == text
 
 
+def test_records_of_a_study_that_is_a_file_are_not_overwritten(command, pair, tmp_path):
+    code, _, err = command("collect", *pair, "--study", "main", "--records", tmp_path / "records")
+    assert (code == 2 and "by python -m scripts.study main" in err
+            and not (tmp_path / "records").exists())
+
+
 def test_measures_of_other_weights_are_not_collected(command, pair, tmp_path):
     folder = shutil.copytree(pair[1], tmp_path / pair[1].name)
     command("attention", folder, "--ablated", "0")

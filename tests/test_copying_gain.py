@@ -151,6 +151,16 @@ def test_an_order_of_too_few_bodies_is_not_tested(folder):
     assert details(folder)[2::2] == ["10 bodies", "supported"]
 
 
+def test_a_body_of_which_a_seed_is_missing_does_not_count_in_an_order(folder):
+    file = folder / "records" / f"{STUDY.name}.jsonl"
+    runs = [json.loads(line) for line in file.read_text().splitlines()]
+    one = next(run for run in runs if run["config"]["body"].endswith("language-400")
+               and run["config"]["seed"] == 1)
+    runs.remove(one)
+    write(folder, runs, STUDY.name)
+    assert details(folder)[2] == f"{len(ORDERED) - 1} bodies"
+
+
 def test_an_order_of_bodies_that_all_fail_says_nothing(folder):
     reach(folder, reached(ORDERED, low=0.3))
     assert details(folder)[-1] == "undecided (none passes the floor)"

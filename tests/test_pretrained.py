@@ -1,6 +1,7 @@
 """A study pretrains the bodies that it compares, and a condition may take another one's rate."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,17 @@ def test_bodies_are_pretrained_once_and_their_training_is_on_record(made, monkey
     main(["copies", "--out", "runs", "--records", "records"])
     assert "to train" not in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in Path("bodies").rglob("*")} == before
+
+
+def test_a_study_of_which_no_run_is_missing_pretrains_no_body(made, monkeypatch, capsys, tmp_path):
+    shutil.copytree(made / "records", tmp_path / "records")
+    main(["copies", "--out", "runs", "--records", "records", "--dry"])
+    assert "pretrains" not in capsys.readouterr().out
+    main(["copies", "--out", "runs", "--records", "records"])
+    assert not Path("bodies").exists()
+    (tmp_path / "records" / "copies.jsonl").unlink()
+    main(["copies", "--out", "runs", "--records", "records", "--dry"])
+    assert "before that, it pretrains the bodies copied" in capsys.readouterr().out
 
 
 def test_a_body_at_a_step_is_that_of_its_pretraining(made, monkeypatch):

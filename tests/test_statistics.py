@@ -22,6 +22,12 @@ def test_one_run_has_no_interval_and_equal_runs_have_one_without_width():
     assert statistics.mean([0.5, 0.5, 0.5])[:3] == (0.5, 0.5, 0.5)
 
 
+def test_a_mean_loses_nothing_to_the_order_of_its_sum():
+    assert statistics.mean([1e16, 1, -1e16, 4]).mean == 1.25
+    # That of a sum of floats is less than 0.4105, and would be printed as 0.410.
+    assert f"{statistics.mean([0.4085, 0.415, 0.408]).mean:.3f}" == "0.411"
+
+
 def test_a_difference_has_the_interval_of_the_differences_of_its_pairs():
     other = np.array([10.0, 30, 20, 50, 40])
     found = statistics.difference(np.add(other, [1, 2, 3, 4, 5]), other)

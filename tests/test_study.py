@@ -221,7 +221,7 @@ def test_a_part_that_cannot_be_is_refused(small, shard):
     ("among = [3e-3]", 'tasks = ["bit-xro"]', "task of 'no body at one rate'"),
     ("among = [3e-3]", "load = 3", "on bit-xor"), ("patch = 4", "patch = []", "on bit-memory"),
     ("choosing = [0]", "choosing = []", "no seed chooses among the rates of 'no body'"),
-    ("counted = [1, 2]", "counted = [1, 1]", "no different whole numbers"),
+    ("counted = [1, 2]", "counted = [1, 1]", "must be whole numbers, each once"),
     ("[tracks.mini]", '[tracks.mini]\nlike = "small"', "no study"),
     ("counted = [1, 2]", "counted = [0, 1]", r"\[0\] do both"),
     ('source = "here"', "", "source"),
