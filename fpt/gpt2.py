@@ -130,6 +130,8 @@ class GPT2(Body):
 
 
 BODIES = {
+    "gpt2-nano": GPT2(layers=3, width=64, heads=2, vocabulary=8_192),
+    "gpt2-micro": GPT2(layers=4, width=128, heads=4, vocabulary=8_192),
     "gpt2-mini": GPT2(layers=6, width=256, heads=8, vocabulary=8_192),
     "gpt2": GPT2(layers=12, width=768, heads=12),
     "gpt2-medium": GPT2(layers=24, width=1024, heads=16),

@@ -13,7 +13,9 @@ A comparison of two conditions states:
     margin            by how much `one` may fall short of `other` and still count as equal to it
     rate              the learning rate of all runs compared, one of those that the study fixes;
                       without it, each condition's is the one that validation chose
-    measure           what is compared: "accuracy" on test, or the "steps" to convergence
+    measure           what is compared: "accuracy" on test; the "steps" to convergence, where fewer
+                      are better; or "overfitting", of which the claim says that `one` has more: by
+                      how much the accuracy in training exceeds that on test
 
 An ordering of all conditions of the study whose bodies have a known quality states:
 
@@ -34,7 +36,7 @@ from fpt.errors import UserError, refuse_unknown
 from scripts.studies import Study
 
 FLOOR = "floor"
-MEASURES = ("accuracy", "steps")
+MEASURES = ("accuracy", "steps", "overfitting")
 QUALITIES = ("copying gain", "language loss")
 
 
@@ -125,9 +127,9 @@ def _check(claim: Claim, studies: Mapping[str, Study], track: str, place: str) -
     if len(claim.other) not in (1, 2):
         raise UserError(f"{place} compares {claim.one!r} with {len(claim.other)} conditions; state "
                         "one as `other`, or the two that a gain lies between")
-    if claim.measure == "steps" and FLOOR in claim.sides:
-        raise UserError(f"{place} compares steps with the floor's, which takes none; state a "
-                        "condition in its place, or leave measure out")
+    if claim.measure != "accuracy" and FLOOR in claim.sides:
+        raise UserError(f"{place} compares {claim.measure} with the floor's, which is not trained; "
+                        "state a condition in its place, or leave measure out")
     if claim.rate is not None and claim.rate not in study.fixed:
         fixes = ", ".join(f"{rate:g}" for rate in study.fixed) or "none"
         raise UserError(f"{place} is about the rate {claim.rate:g}, which {study.name} does not "

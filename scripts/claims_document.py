@@ -77,6 +77,9 @@ best trivial predictor, since a run that learns nothing has converged at once. R
 every few hundred steps, and a ratio is known no better than that; of a run that was still improving
 when it ended, the steps are fewer than it would have needed.
 
+A claim about overfitting compares by how much the accuracy in training, on the batches before a
+run's best evaluation, exceeds that on test.
+
 A claim about an order compares all bodies of a study whose quality is known: by Spearman's rank
 correlation (rho) of that quality, as the body's pretraining measured it, with the mean accuracy on
 test over all seeds that count; a lower loss ranks higher, so that a positive rho supports the

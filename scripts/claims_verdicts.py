@@ -153,7 +153,15 @@ def _speed(run: Run) -> float:
     return -math.log2(recorded.converged_at(run))
 
 
-MERITS = {"accuracy": _accuracy, "steps": _speed}  # of a run, by measure: the greater the better
+def _overfitting(run: Run) -> float:
+    """Computes by how much a run's accuracy in training exceeds that on test: not at all where its
+    best evaluation is the one before the first step."""
+    reached = recorded.training_accuracy(run)
+    return 0.0 if reached is None else reached - _accuracy(run)
+
+
+# Of a run, by measure: a claim says that `one` has more of it than `other`.
+MERITS = {"accuracy": _accuracy, "steps": _speed, "overfitting": _overfitting}
 # Of a body, by quality: the greater the better; None where it was not measured.
 RANKED = {"copying gain": lambda quality: quality.gain,
           "language loss": lambda quality: None if quality.loss is None else -quality.loss}

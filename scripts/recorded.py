@@ -186,6 +186,13 @@ def converged_at(run: Run) -> int:
     return min(step for step, accuracy in trained.items() if accuracy >= enough)
 
 
+def training_accuracy(run: Run) -> float | None:
+    """Returns a run's accuracy on the training batches before its best evaluation, under dropout;
+    None where that is the evaluation before the first step."""
+    best = next(line for line in run["curve"] if line["step"] == run["result"]["best_step"])
+    return best["train"] and best["train"]["accuracy"]
+
+
 def merit(run: Run) -> tuple[float, float]:
     """Returns what runs are ranked by: accuracy on validation, then loss, the lower the better."""
     best = run["result"]["validation"]

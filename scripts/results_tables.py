@@ -139,11 +139,9 @@ def _gain(quality: Quality | None) -> str:
 
 
 def _training(runs: Sequence[Run]) -> str:
-    """Writes the mean accuracy on the training batches before the best evaluation of each run,
-    those left out whose best is the one before the first step."""
-    best = (line for run in runs for line in run["curve"]
-            if line["step"] == run["result"]["best_step"])
-    found = [line["train"]["accuracy"] for line in best if line["train"]]
+    """Writes the mean accuracy in training of those runs that were trained before their best
+    evaluation."""
+    found = [reached for run in runs if (reached := recorded.training_accuracy(run)) is not None]
     return f"{statistics.mean(found).mean:.3f}" if found else NONE
 
 

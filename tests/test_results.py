@@ -249,11 +249,11 @@ def test_a_record_that_is_doubled_cut_or_foreign_is_refused_by_name(folder, spoi
     ('one = "fine-tuned"', 'one = "fine-tunde"', "did you mean 'fine-tuned'"),
     ("[[claims]]", "[claims", "states no claims"), ("margin", "slack", "slack"),
     ("margin = 0.02", 'margin = "little"', "could not convert"),
-    ('study = "dispute"', 'study = "dispite"', "claim 4 of .* 'dispite'; did you mean 'dispute'"),
+    ('study = "dispute"', 'study = "dispite"', "claim 5 of .* 'dispite'; did you mean 'dispute'"),
     ('measure = "steps"', 'measure = "step"', "did you mean 'steps'"),
     ('tasks = ["listops"]', 'tasks = ["listop"]', "did you mean 'listops'"),
     ("rate = 1e-3", "rate = 3e-3", r"the rate 0\.003, which dispute does not fix .*0\.0001, 0\.001"),
-    ('other = "floor"', 'other = "floor"\nmeasure = "steps"', "the floor's, which takes none"),
+    ('other = "floor"', 'other = "floor"\nmeasure = "steps"', "steps with the floor.s, which is not trained"),
     ('other = "frozen random"', f'other = "{FPT}"', "with itself"),
     ('other = ["pretrained", "random"]', "other = []", "with 0 conditions"),
     ('other = ["pretrained", "random"]', 'other = ["pretrained", "random", "floor"]',
@@ -341,6 +341,21 @@ def test_a_body_that_learns_nothing_is_not_called_fast(folder):
                            converged=lambda name, seed: 10 if name == FPT else 40))
     found = details(folder, FPT, RANDOM, measure="steps")
     assert found[0] == "x4.0 faster" and found[-1] == "undecided (not all pass the floor)"
+
+
+def test_a_claim_about_overfitting_compares_accuracy_in_training_with_that_on_test(folder):
+    small = "fully trained, 2 layers"
+    runs = list(recorded({FPT: 0.95, small: 0.75}, study="fit"))
+    write(folder, runs, "fit")
+    # All have 0.999 in training, so that what is lost on test is what is overfitted.
+    found = details(folder, small, FPT, measure="overfitting")
+    assert found[0] == "+0.200" and found[-1] == "supported"
+    untrained = [run for run in runs if run["config"]["train"] == "all"]
+    for run in untrained:  # whose best evaluation is the one before the first step
+        run["result"]["best_step"] = 0
+    write(folder, runs, "fit")
+    # FPT's five seeds fall short of 0.999 by 0.049 and, on average, 0.011.
+    assert details(folder, small, FPT, measure="overfitting")[0] == "-0.060"
 
 
 @pytest.mark.parametrize("accuracies, step", [
