@@ -63,6 +63,9 @@ unless the claim states one rate for both.
   that predictor.
 - *not tested*: there are fewer pairs, or none.
 
+The random bodies of a comparison are drawn by the seed, but a pretrained one is the same for all
+seeds, unless the claim says that each has its own: a verdict about pretraining is about that body.
+
 Where the difference is the same in all pairs, Student's t has no value: such a difference counts as
 certain (p < 0.001), and none at all as chance (p = 1).
 

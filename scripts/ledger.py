@@ -19,7 +19,7 @@ from fpt.files import sha256, write_whole
 from scripts import recorded
 from scripts.markdown import markdown
 from scripts.recorded import Run
-from scripts.studies import Cell, Study
+from scripts.studies import Cell, Study, pretraining
 
 
 class Ledger:
@@ -235,5 +235,5 @@ def said(hours: float) -> str:
 def hours(cell: Cell, known: Ledger) -> float:
     """Estimates how long the missing runs of a cell train, one after another, in hours."""
     missing = known.missing(cell)
-    shape = cell.pretraining and cell.pretraining.body
+    shape = next((pretraining(line).body for line in cell.pretrainings().values()), None)
     return missing * seconds(cell.usual, known, shape) / 3600 if missing else 0.0

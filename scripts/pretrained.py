@@ -16,7 +16,7 @@ from filelock import FileLock
 from fpt.errors import UserError
 from scripts import ledger
 from scripts.ledger import Ledger, key
-from scripts.studies import BODIES, Cell, Study
+from scripts.studies import BODIES, Cell, pretraining
 
 STUDY = "bodies"  # whose records hold the pretraining runs of all studies
 
@@ -24,9 +24,9 @@ STUDY = "bodies"  # whose records hold the pretraining runs of all studies
 def wanted(cells: Iterable[Cell]) -> dict[str, set[int]]:
     """Lists the bodies that cells are made on: the steps of each pretraining, by its name."""
     found: dict[str, set[int]] = {}
-    for body in {cell.usual.body for cell in cells if cell.pretrained_by}:
-        name, _, step = Path(body).name.rpartition("-")
-        found.setdefault(name, set()).add(int(step))
+    for cell in cells:
+        for name in cell.pretrainings():
+            found.setdefault(name, set()).add(int(cell.usual.body.rpartition("-")[2]))
     return found
 
 
@@ -39,24 +39,27 @@ def lacking(cells: Iterable[Cell]) -> dict[str, set[int]]:
 def plan(cells: Iterable[Cell], known: Ledger) -> str:
     """Says which bodies are pretrained before the missing runs of cells can be trained, and how
     many hours that takes; says nothing where all of them are there."""
-    runs = {name: cell.pretraining for cell in _incomplete(cells, known)
-            for name in lacking([cell])}
-    hours = {name: ledger.seconds(run, known) / 3600 for name, run in runs.items()}
-    told = " and ".join(f"{name} ({ledger.said(time)} hours)" for name, time in hours.items())
-    return told and f"before that, it pretrains the bodies {told}"
+    cells = _incomplete(cells, known)
+    commands = _commands(cells)
+    seconds = {name: ledger.seconds(pretraining(commands[name]), known) for name in lacking(cells)}
+    if not seconds:
+        return ""
+    hours = ledger.said(sum(seconds.values()) / 3600)
+    return f"before that, it pretrains the bodies {', '.join(seconds)} ({hours} hours)"
 
 
-def make(study: Study, cells: Iterable[Cell], known: Ledger, data_dir: Path | None) -> None:
+def make(cells: Iterable[Cell], known: Ledger, data_dir: Path | None) -> None:
     """Pretrains the bodies that missing runs of some cells lack, and records the pretraining runs.
 
     Raises UserError for a step that the pretraining does not keep.
     """
     cells, out = _incomplete(cells, known), known.out
+    commands = _commands(cells)
     if lacking(cells):
         BODIES.mkdir(exist_ok=True)
         with FileLock(BODIES / ".lock"):  # another part of the study may be making them
             for name, steps in lacking(cells).items():
-                _export(_pretrain(study.bodies[name], BODIES / name, out, data_dir), name, steps)
+                _export(_pretrain(commands[name], BODIES / name, out, data_dir), name, steps)
     made = [out / json.loads((BODIES / name / "pretraining.json").read_text())["run"]
             for name in wanted(cells)]
     if made:
@@ -72,6 +75,11 @@ def make(study: Study, cells: Iterable[Cell], known: Ledger, data_dir: Path | No
 def _incomplete(cells: Iterable[Cell], known: Ledger) -> list[Cell]:
     """Lists the cells of which a run is missing."""
     return [cell for cell in cells if known.missing(cell)]
+
+
+def _commands(cells: Iterable[Cell]) -> dict[str, str]:
+    """Lists the command lines that make the bodies of cells, by the names of the bodies."""
+    return {name: line for cell in cells for name, line in cell.pretrainings().items()}
 
 
 def _pretrain(command: str, to: Path, out: Path, data_dir: Path | None) -> Path:

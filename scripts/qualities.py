@@ -3,7 +3,8 @@
 The run that pretrained a body is looked up, never guessed:
 
     NAME@STEP       the run in results/records/bodies.jsonl that has all settings of the command
-                    line NAME of the study; the evaluation after STEP steps
+                    line NAME of the study; the evaluation after STEP steps; the mean over all where
+                    each seed has a body of its own
     a shipped body  the run in its pretraining.json; the evaluation of the weights that are shipped
     a random body   that of the body whose shape it has; the evaluation before the first step, if
                     that run too began from random weights
@@ -19,11 +20,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from fpt.bodies import SHIPPED
 from scripts import pretrain, pretrained
 from scripts.ledger import Ledger, key
-from scripts.studies import Cell
+from scripts.recorded import Run
+from scripts.studies import Cell, pretraining
 from tasks.nexttoken import copying_gain
 
 RANDOM = "random"
@@ -57,14 +60,27 @@ def _quality(cell: Cell, known: Ledger) -> Quality | None:
     if usual.layers or not (drawn or (usual.load == "body" and usual.birth == "weights")):
         return None
     file = SHIPPED / usual.body / pretrain.PROVENANCE
-    if made := pretrained.wanted([cell]):
-        (step,), = made.values()
-        run = known.recorded.get(key(cell.pretraining.record()))
+    if made := cell.pretrainings():
+        step = int(usual.body.rpartition("-")[2])
+        runs = [known.recorded.get(key(pretraining(line).record())) for line in made.values()]
     elif file.is_file():
-        run = json.loads(file.read_text())
-        step = run["result"]["best_step"]
+        runs = [json.loads(file.read_text())]
+        step = runs[0]["result"]["best_step"]
     else:
         return None
+    found = [_measured(run, step, drawn) for run in runs]
+    if None in found:
+        return None
+    losses = [one.loss for one in found]
+    return Quality(found[0].pretraining, fmean(one.gain for one in found),
+                   None if None in losses else fmean(losses))
+
+
+def _measured(run: Run | None, step: int, drawn: bool) -> Quality | None:
+    """Reads how well a pretraining run copied and read at a step; None where that is not known.
+
+    drawn: whether it is asked of the random body that the run began from, not of a trained one.
+    """
     if run is None or (drawn and run["config"]["load"] != "none"):
         return None
     line = next((line for line in run["curve"] if line["step"] == (0 if drawn else step)), {})

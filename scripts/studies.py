@@ -11,7 +11,9 @@
     [rates]             the learning rates that are chosen among, by what a condition trains;
                         without any, the preset's is taken
     patience            evaluations without a better one after which a run counts as converged
-    [bodies]            command lines of scripts.pretrain, by the name of what they make
+    [bodies]            command lines of scripts.pretrain, by the name of what they make; {seed}
+                        stands for the seed of the run that takes the body, so that each seed has a
+                        body that was pretrained for it alone
     [conditions.NAME]   settings of a run: body, load, birth, train, and so on; `among` states rates
                         of its own, `rate_of` names the condition whose rate it takes, `tasks` those
                         that it is made on, and `paper` names it in results/papers.json; NAME@STEP
@@ -40,9 +42,16 @@ PROJECT = Path(__file__).parent.parent  # where the paths in pretraining command
 STUDIES = PROJECT / "results" / "studies"
 OWN = ("tasks", "paper", "rate_of")  # what a condition states beside settings and rates
 BODIES = Path("bodies")  # holds the bodies that studies pretrain
+SEED = "{seed}"
 
 
-_grid = cache(grid)  # tables and verdicts ask for the same runs many times
+@cache  # tables and verdicts ask for the same runs many times
+def _grid(usual: Config, rates: tuple[float, ...], seeds: tuple[int, ...]) -> list[Config]:
+    """Makes the runs of a cell at some rates and seeds, each on the body of its seed."""
+    runs = grid(usual, rates, seeds)
+    if SEED not in usual.body:
+        return runs
+    return [dataclasses.replace(run, body=_of_seed(run.body, run.seed)) for run in runs]
 
 
 @dataclass(frozen=True)
@@ -81,10 +90,14 @@ class Cell:
     reference: Cell | None = None  # the cell that predictions are measured against
     pretrained_by: str | None = None  # the command line that makes its body, if the study does
 
-    @property
-    def pretraining(self) -> Config | None:
-        """Returns the run that makes the cell's body; None where the study pretrains none."""
-        return None if self.pretrained_by is None else _pretraining(self.pretrained_by)
+    def pretrainings(self) -> dict[str, str]:
+        """Lists the command lines that make the cell's bodies, by the names of the bodies without
+        the step; there are none where the study does not pretrain them."""
+        if self.pretrained_by is None:
+            return {}
+        name = Path(self.usual.body).name.rpartition("-")[0]
+        seeds = (*(self.choosing if self.candidates() else ()), *self.seeds)
+        return {_of_seed(name, seed): _of_seed(self.pretrained_by, seed) for seed in seeds}
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -170,7 +183,9 @@ class Study:
         if step:
             if made not in self.bodies:
                 raise nearest(made, self.bodies, f"body that {self.name} pretrains")
-            settings["body"], command = str(BODIES / f"{made}-{step}"), self.bodies[made]
+            command = self.bodies[made]
+            name = f"{made}-{SEED}-{step}" if SEED in command else f"{made}-{step}"
+            settings["body"] = str(BODIES / name)
         return Config.preset(tasks.find(task)(), track.preset, **settings), command
 
     def _reference(self, track: Track, task: str, condition: Condition) -> Cell | None:
@@ -184,8 +199,13 @@ class Study:
         return self._cell(track, task, found)
 
 
+def _of_seed(text: str, seed: int) -> str:
+    return text.replace(SEED, str(seed))
+
+
 @cache
-def _pretraining(command: str) -> Config:
+def pretraining(command: str) -> Config:
+    """Makes the configuration of the run that a command line under [bodies] trains."""
     from scripts.pretrain import stated  # which most studies need not wait for
 
     with contextlib.chdir(PROJECT):

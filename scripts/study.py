@@ -17,7 +17,7 @@ from scripts import cluster, information, ledger, options, pretrained, recorded,
 from scripts.arguments import POSITIONAL, parsed
 from scripts.command import run
 from scripts.ledger import Ledger
-from scripts.studies import Cell, Study
+from scripts.studies import Cell
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
         submit(asked)
         known = Ledger(known.file, asked.out)
     else:
-        complete(study, cells, known, asked)
+        complete(cells, known, asked)
     information.measure(cells, known, asked.data_dir)
     from scripts import results_tables  # with scipy, which --help needs not wait for
 
@@ -97,10 +97,10 @@ def submit(asked: Options) -> None:
     cluster.submitted(stated, asked.cluster, asked.jobs, asked.job, asked.out / "jobs")
 
 
-def complete(study: Study, cells: list[Cell], known: Ledger, asked: Options) -> None:
-    """Makes what is missing of some cells of a study: their bodies, then their runs."""
+def complete(cells: list[Cell], known: Ledger, asked: Options) -> None:
+    """Makes what is missing of some cells: their bodies, then their runs."""
     record_known(cells, known)
-    pretrained.make(study, cells, known, asked.data_dir)
+    pretrained.make(cells, known, asked.data_dir)
     for number, cell in enumerate(cells, 1):
         missing = known.missing(cell)
         if missing:

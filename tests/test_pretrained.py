@@ -117,6 +117,28 @@ def test_a_condition_takes_the_rate_of_another_and_fixed_rates_are_trained_too(m
     assert [run["config"]["seed"] for run in known.at(second, 5e-3)] == [1, 2]
 
 
+def test_each_seed_has_a_body_that_was_pretrained_for_it_where_the_command_line_names_the_seed(
+        stated, monkeypatch, tmp_path):
+    text = stated.read_text().replace('"copy --body', '"copy --seed 10{seed} --body')
+    monkeypatch.setattr(studies, "STUDIES", tmp_path)
+    (tmp_path / "copies.toml").write_text(text)
+    main(["copies", "--out", "runs", "--records", "records"])
+    pretrained = {run["config"]["seed"]: run for run in recorded.read(Path("records/bodies.jsonl"))}
+    assert pretrained.keys() == {100, 101, 102}
+    runs = [run["config"] for run in recorded.read(Path("records/copies.jsonl"))]
+    assert {(run["body"], run["seed"]) for run in runs} == {
+        *((f"copied-{seed}-4", seed) for seed in (0, 1, 2)),
+        *((f"copied-{seed}-2", seed) for seed in (1, 2))}
+    assert len({run["checkpoint"] for run in runs}) == 5
+    cells = studies.study("copies").cells("mini")
+    known = Ledger(Path("records/copies.jsonl"))
+    assert [known.missing(cell) for cell in cells] == [0, 0]
+    gains = {seed: probes["random"]["loss"] - probes["repeated"]["loss"]
+             for seed, run in pretrained.items() for probes in [run["curve"][1]["probes"]]}
+    found = qualities.qualities(cells, Path("records"))["copied less"]
+    assert found.gain == pytest.approx((gains[101] + gains[102]) / 2) and found.loss is None
+
+
 def test_cells_that_share_a_rate_are_in_one_part():
     cells = studies.study("copies").cells("mini")
     assert part(cells, "1/2") == cells and part(cells, "2/2") == []

@@ -249,7 +249,7 @@ def test_a_record_that_is_doubled_cut_or_foreign_is_refused_by_name(folder, spoi
     ('one = "fine-tuned"', 'one = "fine-tunde"', "did you mean 'fine-tuned'"),
     ("[[claims]]", "[claims", "states no claims"), ("margin", "slack", "slack"),
     ("margin = 0.02", 'margin = "little"', "could not convert"),
-    ('study = "dispute"', 'study = "dispite"', "claim 5 of .* 'dispite'; did you mean 'dispute'"),
+    ('study = "dispute"', 'study = "dispite"', r"claim \d+ of .* 'dispite'; did you mean 'dispute'"),
     ('measure = "steps"', 'measure = "step"', "did you mean 'steps'"),
     ('tasks = ["listops"]', 'tasks = ["listop"]', "did you mean 'listops'"),
     ("rate = 1e-3", "rate = 3e-3", r"the rate 0\.003, which dispute does not fix .*0\.0001, 0\.001"),

@@ -88,8 +88,8 @@ def test_every_study_has_both_tracks_and_keeps_the_bodies_that_it_asks_for(name)
     study = studies.study(name)
     assert {"mini", "paper"} <= study.tracks.keys()
     for cell in chain.from_iterable(map(study.cells, study.tracks)):
-        if cell.pretrained_by:
-            _, config, options = pretrain.stated(cell.pretrained_by.split())
+        for line in cell.pretrainings().values():
+            _, config, options = pretrain.stated(line.split())
             step = int(cell.usual.body.rpartition("-")[2])
             assert step in kept_steps(config.steps, options.keep)
 
