@@ -95,6 +95,11 @@ def read(file: Path, studies: Mapping[str, Study], track: str) -> list[Claim]:
 
 
 def _claim(place: str, tasks: list[str] | None = None, **stated: Any) -> Claim:
+    for name in ("sentence", "source", "study"):
+        if not isinstance(stated[name], str):
+            raise TypeError(f"{name} = {stated[name]!r} must be a text")
+    if tasks == []:
+        raise ValueError("tasks = [] names none; leave it out for all of the study's")
     stated["tasks"] = None if tasks is None else tuple(tasks)
     if "over" not in stated:
         return _comparison(**stated)
@@ -106,6 +111,8 @@ def _claim(place: str, tasks: list[str] | None = None, **stated: Any) -> Claim:
 
 def _comparison(other: str | list[str], margin: float = 0.0, rate: float | None = None,
                 **stated: Any) -> Comparison:
+    if not 0 <= float(margin) < 1:
+        raise ValueError(f"margin = {margin} must be an accuracy, 0 or more and less than 1")
     return Comparison(other=(other,) if isinstance(other, str) else tuple(other),
                       margin=float(margin), rate=None if rate is None else float(rate), **stated)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fpt.errors import UserError
 from scripts import information, recorded, statistics
 from scripts.ledger import Ledger
 from scripts.markdown import markdown
@@ -23,9 +24,23 @@ NONE = "-"
 
 
 def papers(file: Path) -> Numbers:
-    """Reads the papers' accuracies."""
-    return {(one["section"], one["condition"], one["task"]): one
-            for one in json.loads(file.read_text())["numbers"] if one["metric"] == "test_acc_pct"}
+    """Reads the papers' accuracies.  Raises UserError for a file that does not hold them."""
+    found: Numbers = {}
+    try:
+        for one in json.loads(file.read_text())["numbers"]:
+            if one["metric"] != "test_acc_pct":
+                continue
+            place = f"{one['condition']!r} on {one['task']}, section {one['section']}"
+            if not (isinstance(one["value"], (int, float)) and isinstance(one["source"], str)):
+                raise ValueError(f"{place} needs a number as value and a text as source")
+            key = one["section"], one["condition"], one["task"]
+            if found.get(key, one)["value"] != one["value"]:  # two of their tables may repeat one
+                raise ValueError(f"{place} is stated as {found[key]['value']} and {one['value']}")
+            found[key] = one
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} does not hold the papers' numbers: {type(error).__name__}: "
+                        f"{error}") from None
+    return found
 
 
 def tables(study: Study, track: str, known: Ledger, numbers: Numbers, figures: Iterable[str] = ()

@@ -248,6 +248,9 @@ def test_a_record_that_is_doubled_cut_or_foreign_is_refused_by_name(folder, spoi
 @pytest.mark.parametrize("old, new, said", [
     ('one = "fine-tuned"', 'one = "fine-tunde"', "did you mean 'fine-tuned'"),
     ("[[claims]]", "[claims", "states no claims"), ("margin", "slack", "slack"),
+    ("margin = 0.02", "margin = nan", "margin = nan must be an accuracy"),
+    ("tasks = [", "tasks = [] # [", "names none"),
+    ('source = "Tan', 'source = 2024 # "Tan', "source = 2024 must be a text"),
     ("margin = 0.02", 'margin = "little"', "could not convert"),
     ('study = "dispute"', 'study = "dispite"', r"claim \d+ of .* 'dispite'; did you mean 'dispute'"),
     ('measure = "steps"', 'measure = "step"', "did you mean 'steps'"),
@@ -263,6 +266,18 @@ def test_a_mistake_among_the_claims_is_one_line(folder, old, new, said):
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(UserError, match=said):
         stated(folder)
+
+
+@pytest.mark.parametrize("old, new, said", [
+    ('"numbers": [', '"numbers": {', "JSONDecodeError"), ('"value": 68.2', '"value": "68"', "needs a number as value"),
+    ('"task": "cifar10"', '"job": "cifar10"', "KeyError: 'task'"),
+    ("Random frozen small 12L", "FPT small 12L", "is stated as 68.2 and 61.7")])
+def test_a_mistake_among_the_papers_numbers_is_one_line(folder, old, new, said):
+    file = folder / "papers.json"
+    file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=said) as refused:
+        build(folder)
+    assert "papers.json" in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_folder_that_holds_no_results_is_refused(tmp_path):
