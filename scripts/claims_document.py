@@ -11,15 +11,22 @@ from scripts.claims import FLOOR, Claim, Ordering
 from scripts.claims_verdicts import Judged
 from scripts.markdown import markdown
 
+FIGURE = ("![Differences in accuracy that claims are about, on each task, with their 95% intervals "
+          "and verdicts](figures/claims.svg)")
 
-def document(claims: Sequence[Claim], judged: Sequence[Judged], track: str) -> str:
-    """Makes the page of all claims: the verdict on each, then the numbers task by task."""
+
+def document(claims: Sequence[Claim], judged: Sequence[Judged], track: str,
+             drawn: bool = False) -> str:
+    """Makes the page of all claims: the verdict on each, then the numbers task by task.
+
+    drawn: whether there is a figure of them.
+    """
     rows = [["claim", "source", "compared", "study", "verdict"]]
     rows += [[f"{number}. {claim.sentence}", claim.source, _compared(claim),
               f"[{claim.study}](tables/{claim.study}.md)", verdict(claim, judged)]
              for number, claim in enumerate(claims, 1)]
     return "\n\n".join(["# Claims", _introduction(track), markdown(rows), "## Task by task",
-                        _details(claims, judged)]) + "\n"
+                        *([FIGURE] if drawn else []), _details(claims, judged)]) + "\n"
 
 
 def short(claims: Sequence[Claim], judged: Sequence[Judged]) -> str:

@@ -76,8 +76,9 @@ def _holds(file: Path, content: str | Figure | None) -> bool:
     return file.read_text() == content if isinstance(content, str) else content.is_in(file)
 
 
-def build(folder: Path, figures: Collection[Path] = ()) -> dict[Path, str]:
-    """Makes the text of every file that follows from the records in a folder of results.
+def build(folder: Path, figures: Collection[Path] = ()) -> dict[Path, str | Figure | None]:
+    """Makes the text of every file that follows from the records in a folder of results, and the
+    figure of all claims; None stands for one that should not be there.
 
     figures: the files of the figures that the pages of studies show.  The README beside that folder
     and the one in it keep what stands around their tables.
@@ -109,7 +110,10 @@ def build(folder: Path, figures: Collection[Path] = ()) -> dict[Path, str]:
         made[folder / "gpu.md"] = benchmark_table.page(benchmark.read(file))
     stated = claims.read(folder / "claims.toml", asked, TRACK)
     judged = claims_verdicts.judge(stated, asked, TRACK, known)
-    made[folder / "claims.md"] = claims_document.document(stated, judged, TRACK)
+    of_claims = results_figures.of_claims(folder, stated, judged)
+    made |= of_claims
+    made[folder / "claims.md"] = claims_document.document(
+        stated, judged, TRACK, drawn=any(of_claims.values()))
     readme, guide = folder.parent / "README.md", folder / "README.md"
     made[readme] = regions.rewritten(readme, {
         "claims": claims_document.short(stated, judged),

@@ -13,6 +13,7 @@ from fpt.errors import nearest
 from scripts import (
     attention_figure,
     attention_table,
+    claims_figure,
     figure,
     recorded,
     results_drawing,
@@ -20,6 +21,8 @@ from scripts import (
     statistics,
     studies,
 )
+from scripts.claims import Claim
+from scripts.claims_verdicts import Judged
 from scripts.ledger import Ledger
 from scripts.qualities import qualities
 from scripts.recorded import Run
@@ -43,7 +46,9 @@ OTHERS = {
     "heads": ("attention", attention_figure.draw)}
 # The source of all that draws: a figure is drawn again when this changes, as when its data do.
 DRAWING = "".join(Path(module.__file__).read_text() for module in (
-    attention_figure, attention_table, figure, recorded, results_drawing, statistics))
+    attention_figure, attention_table, claims_figure, figure, recorded, results_drawing,
+    statistics))
+CLAIMS = "claims"  # the name of the figure of all claims
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,14 @@ def figures(folder: Path, track: str) -> dict[Path, Figure | None]:
                 if run["config"]["task"] == "bit-memory"]
         found[folder / "figures" / f"{name}.svg"] = Figure(runs, draw) if runs else None
     return found
+
+
+def of_claims(folder: Path, claims: Sequence[Claim], judged: Sequence[Judged]
+              ) -> dict[Path, Figure | None]:
+    """Lists the files of the figure of all claims, as `figures` does."""
+    data = claims_figure.drawn_from(claims, judged)
+    return {folder / "figures" / f"{CLAIMS}.{form}": data and Figure(data, claims_figure.draw)
+            for form in FORMATS}
 
 
 def shown(study: Study, figures: Collection[Path]) -> list[str]:

@@ -15,7 +15,7 @@ from scripts import results_drawing, results_figures, results_tables, statistics
 from scripts.figure import COLOURS, content
 from scripts.ledger import Ledger
 from scripts.recorded import converged_at
-from scripts.results import RESULTS, main
+from scripts.results import RESULTS, build, main
 from scripts.results_figures import FORMATS, KINDS, Figure, drawn_from, figures
 from tests import recording
 from tests.test_figure import curves
@@ -277,7 +277,7 @@ def test_only_figures_whose_records_or_drawing_code_changed_are_drawn_again(fold
     made = []
     monkeypatch.setattr(results_drawing, "draw", draw)
     again = lambda: made.clear() or main(["--results", str(folder)]) or sorted(made)
-    files = lambda: {file: file.read_bytes() for file in folder.glob("figures/*")}
+    files = lambda: {file: file.read_bytes() for file in folder.glob("figures/main-*")}
     assert again() == sorted((kind, form) for kind in STATED for form in FORMATS)
     first = files()
     assert len(first) == 6 and again() == [] and files() == first
@@ -288,6 +288,24 @@ def test_only_figures_whose_records_or_drawing_code_changed_are_drawn_again(fold
     assert again() == [("curves", "png"), ("curves", "svg")]
     monkeypatch.setattr(results_figures, "DRAWING", "another way to draw")
     assert len(again()) == 6 and again() == []
+
+
+def test_the_figure_of_the_claims_shows_what_was_judged(folder):
+    made = build(folder)
+    assert "(figures/claims.svg)" in made[folder / "claims.md"]
+    figure = made[folder / "figures" / "claims.svg"]
+    row, = (row for row in figure.data["rows"]
+            if row["claim"].startswith("1. ") and "frozen random" in row["claim"])
+    assert row["margin"] == 0 and row["found"].keys() == {"bit-xor", "mnist"}
+    assert row["found"]["mnist"] == {"effect": pytest.approx((0.05, 0.05, 0.05)),
+                                     "verdict": "supported"}
+    drawn = figure.drawn("svg").decode()
+    for text in ("1. A frozen body that was trained on language", "undecided", ">bit-xor<"):
+        assert text in drawn
+    write(folder, [])
+    made = build(folder)
+    assert made[folder / "figures" / "claims.svg"] is None
+    assert "claims.svg" not in made[folder / "claims.md"]
 
 
 def test_check_looks_at_digests_and_not_at_how_text_was_laid_out(folder):
