@@ -185,13 +185,18 @@ def flops(config: Config, shape: str | None = None) -> float:
 
     shape: the name of the body whose shape the run's has, where that is a checkpoint's folder.
     """
-    body = bodies.named(shape or config.body) or bodies.named("gpt2-mini")
-    layers = config.layers or math.inf
-    numbers = sum(math.prod(one.shape) for one in body.table().values()
-                  if one.matrix and (one.layer or 0) < layers)
     tokens = config.batch * config.task.interface.tokens * config.steps
     trained = {"all", "body"} & {*config.train.split("+")}
-    return (6 if trained else 4) * numbers * tokens
+    return (6 if trained else 4) * _numbers(shape or config.body, config.layers) * tokens
+
+
+@cache  # thousands of runs have few bodies
+def _numbers(shape: str, layers: int | None) -> int:
+    """Counts the numbers in the matrices of a body, or of its first layers; a body without a name
+    counts as gpt2-mini."""
+    body = bodies.named(shape) or bodies.named("gpt2-mini")
+    return sum(math.prod(one.shape) for one in body.table().values()
+               if one.matrix and (one.layer or 0) < (layers or math.inf))
 
 
 def seconds(config: Config, known: Ledger, shape: str | None = None) -> float:
