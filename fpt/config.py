@@ -55,10 +55,10 @@ class Config:
     """Holds the task, with its sizes."""
     body: str
     """Names the body: gpt2-mini, gpt2-mini-copy, gpt2-mini-repeats, gpt2, gpt2-medium, gpt2-large,
-    gpt2-xl; gpt2-nano or gpt2-micro, which have no weights and begin as random; lstm,
-    lstm-residual, lstm-mini, or one of these three followed by -repaired, whose norms begin with
-    gain 1 and offset 0; none, a layer norm in place of a body; the folder of a GPT-2 checkpoint; or
-    a model on the Hugging Face hub."""
+    gpt2-xl; gpt2-nano or gpt2-micro, small ones without weights, for --load none and for
+    pretraining; lstm, lstm-residual, lstm-mini, or one of these three followed by -repaired, whose
+    norms begin with gain 1 and offset 0; none, a layer norm in place of a body; the folder of a
+    GPT-2 checkpoint; or a model on the Hugging Face hub."""
     steps: int
     """Sets the number of training steps."""
     batch: int
@@ -280,3 +280,8 @@ def grid(config: Config, lrs: tuple[float, ...], seeds: tuple[int, ...]) -> list
     """Makes a configuration for each learning rate and seed, seeds varying fastest."""
     return [dataclasses.replace(config, lr=lr, seed=seed)
             for lr in dict.fromkeys(lrs) for seed in dict.fromkeys(seeds)]
+
+
+def kept_steps(steps: int, keep: int) -> tuple[int, ...]:
+    """Chooses the steps after which parameters are kept: `keep`, evenly spaced, up to the last."""
+    return tuple(steps * number // keep for number in range(1, keep + 1))

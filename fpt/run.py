@@ -10,7 +10,7 @@ from typing import Any
 
 from fpt import contract, parameters, records, saved, splits
 from fpt.checkpoint import Checkpoint
-from fpt.config import Config
+from fpt.config import Config, kept_steps
 from fpt.errors import UserError
 from fpt.experiment import Experiment
 from fpt.files import data_folder
@@ -165,8 +165,3 @@ def check_keep(keep: int, configs: Iterable[Config]) -> None:
     """Raises UserError where a run has too few steps to keep parameters at `keep` of them."""
     if fewest := [config.steps for config in configs if not 0 <= keep <= config.steps]:
         raise UserError(f"--keep must be from 0 to the number of steps, {min(fewest)}, not {keep}")
-
-
-def kept_steps(steps: int, keep: int) -> tuple[int, ...]:
-    """Chooses the steps after which parameters are kept: `keep`, evenly spaced, up to the last."""
-    return tuple(steps * number // keep for number in range(1, keep + 1))

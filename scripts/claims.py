@@ -85,12 +85,16 @@ def read(file: Path, studies: Mapping[str, Study], track: str) -> list[Claim]:
     """
     place = f"claim {{}} of {file}".format  # by the claim's number
     try:
-        claims = [_claim(place(number), **stated) for number, stated in
-                  enumerate(tomllib.loads(file.read_text())["claims"], 1)]
+        stated = list(tomllib.loads(file.read_text())["claims"])
     except (TypeError, KeyError, ValueError) as error:  # the last is also that of bad TOML
         raise UserError(f"{file} states no claims: {type(error).__name__}: {error}") from None
-    for number, claim in enumerate(claims, 1):
-        _check(claim, studies, track, place(number))
+    claims = []
+    for number, one in enumerate(stated, 1):
+        try:
+            claims.append(_claim(place(number), **one))
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{place(number)}: {type(error).__name__}: {error}") from None
+        _check(claims[-1], studies, track, place(number))
     return claims
 
 
@@ -134,6 +138,9 @@ def _check(claim: Claim, studies: Mapping[str, Study], track: str, place: str) -
     if len(claim.other) not in (1, 2):
         raise UserError(f"{place} compares {claim.one!r} with {len(claim.other)} conditions; state "
                         "one as `other`, or the two that a gain lies between")
+    if claim.margin and claim.measure != "accuracy":
+        raise UserError(f"{place} states a margin, which is one of accuracy, and compares "
+                        f"{claim.measure}; leave one of them out")
     if claim.measure != "accuracy" and FLOOR in claim.sides:
         raise UserError(f"{place} compares {claim.measure} with the floor's, which is not trained; "
                         "state a condition in its place, or leave measure out")

@@ -70,8 +70,8 @@ unless the claim states one rate for both.
   that predictor.
 - *not tested*: there are fewer pairs, or none.
 
-The random bodies of a comparison are drawn by the seed, but a pretrained one is the same for all
-seeds, unless the claim says that each has its own: a verdict about pretraining is about that body.
+Random bodies are drawn by the seed; a pretrained one is the same for all seeds unless the claim
+says that each has its own, and a verdict about pretraining is then about that one body.
 
 Where the difference is the same in all pairs, Student's t has no value: such a difference counts as
 certain (p < 0.001), and none at all as chance (p = 1).
@@ -87,8 +87,10 @@ best trivial predictor, since a run that learns nothing has converged at once. R
 every few hundred steps, and a ratio is known no better than that; of a run that was still improving
 when it ended, the steps are fewer than it would have needed.
 
-A claim about overfitting compares by how much the accuracy in training, on the batches before a
-run's best evaluation, exceeds that on test.
+A claim about overfitting compares by how much the accuracy in training exceeds that on test.
+Accuracy in training is that on the batches before the evaluation that was best on validation, with
+dropout where the task has any; what a run overfits later is not counted. One of the two conditions
+must pass the best trivial predictor.
 
 A claim about an order compares all bodies of a study whose quality is known: by Spearman's rank
 correlation (rho) of that quality, as the body's pretraining measured it, with the mean accuracy on

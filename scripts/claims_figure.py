@@ -22,12 +22,13 @@ LETTERS = 60  # in a line of a claim
 LINEAR = 0.02  # differences beyond it are drawn by their logarithm
 TICKS = (-0.2, 0, 0.2)
 CAPTION = (
-    "A row is a claim, by its number on the page of claims; a mark is the difference on test that "
-    "it says is above zero, or above minus its margin: a mean over pairs of runs that share a "
-    "seed, with its 95% interval by Student's t. Verdicts come from p-values that are adjusted for "
-    "all tests of that page, so that an interval may leave out zero and the claim be undecided. "
-    f"Differences beyond {LINEAR:g} are on a logarithmic scale. Claims about steps, overfitting "
-    "and orders are not shown, nor are those without a verdict.")
+    "A row is a claim, with its number on the page of claims; a mark is a difference in accuracy "
+    "on test, with its 95% interval by Student's t over pairs of runs that share a seed. The claim "
+    "says that the difference is above zero or, where a margin is marked, above minus that margin. "
+    "Verdicts come from p-values that are adjusted for all tests of the page, so that an interval "
+    "may leave out zero and the claim be undecided. Differences beyond "
+    f"{LINEAR:g} are on a logarithmic scale. Claims about steps, overfitting and orders are not "
+    "shown, nor are those without a verdict.")
 
 
 def drawn_from(claims: Sequence[Claim], judged: Sequence[Judged]) -> dict[str, Any] | None:

@@ -127,6 +127,17 @@ class Ledger:
         there = sum(self.find(config) is not None for config in asked)
         return self.expected(cell) - there
 
+    def configs(self, cell: Cell) -> list[Config]:
+        """Lists the runs of a cell; while its rate is not chosen, those of the seeds that count
+        have the first of the rates."""
+        return [*dict.fromkeys([*cell.known(), *cell.counted(self.rate(cell) or cell.rates[0])])]
+
+    def lacking(self, cell: Cell) -> list[Config]:
+        """Lists the runs of a cell that are not there, or whose rate is not chosen yet."""
+        chosen = self.rate(cell)
+        return [run for run in self.configs(cell)
+                if self.find(run) is None or (chosen is None and run.seed in cell.seeds)]
+
     @cached_property
     def all(self) -> list[Run]:
         """Lists all runs on record, of this study and others."""
@@ -181,22 +192,26 @@ def _shipped(body: str) -> str | None:
 
 def flops(config: Config, shape: str | None = None) -> float:
     """Counts the operations of a run's training: 4 for each number of a frozen body's matrices and
-    each token, 6 where the body is trained; those of attention, input and output are left out.
+    each token, 6 where the body is trained; those of attention, input and output are left out, but
+    not those of a token table that is trained.
 
     shape: the name of the body whose shape the run's has, where that is a checkpoint's folder.
     """
     tokens = config.batch * config.task.interface.tokens * config.steps
     trained = {"all", "body"} & {*config.train.split("+")}
-    return (6 if trained else 4) * _numbers(shape or config.body, config.layers) * tokens
+    rows = config.task.interface.vocabulary if "token" in config.train.split("+") else 0
+    numbers = _numbers(shape or config.body, config.layers, rows)
+    return (6 if trained else 4) * numbers * tokens
 
 
 @cache  # thousands of runs have few bodies
-def _numbers(shape: str, layers: int | None) -> int:
-    """Counts the numbers in the matrices of a body, or of its first layers; a body without a name
-    counts as gpt2-mini."""
+def _numbers(shape: str, layers: int | None, rows: int) -> int:
+    """Counts the numbers in the matrices of a body, or of its first layers, and in the rows of its
+    token table; a body without a name counts as gpt2-mini."""
     body = bodies.named(shape) or bodies.named("gpt2-mini")
-    return sum(math.prod(one.shape) for one in body.table().values()
-               if one.matrix and (one.layer or 0) < (layers or math.inf))
+    return rows * body.width + sum(
+        math.prod(one.shape) for one in body.table().values()
+        if one.matrix and (one.layer or 0) < (layers or math.inf))
 
 
 def seconds(config: Config, known: Ledger, shape: str | None = None) -> float:
@@ -240,5 +255,6 @@ def said(hours: float) -> str:
 def hours(cell: Cell, known: Ledger) -> float:
     """Estimates how long the missing runs of a cell train, one after another, in hours."""
     missing = known.missing(cell)
-    shape = next((pretraining(line).body for line in cell.pretrainings().values()), None)
+    words = cell.pretraining(cell.seeds[0])
+    shape = words and pretraining(words).body
     return missing * seconds(cell.usual, known, shape) / 3600 if missing else 0.0

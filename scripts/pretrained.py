@@ -1,4 +1,4 @@
-"""Makes the bodies that a study pretrains: checkpoints on the way of one pretraining run.
+"""Makes the bodies that a study pretrains: checkpoints on the way of pretraining runs.
 
 A study states under [bodies] a command line of `scripts.pretrain` for each pretraining, with
 --keep; a condition names the body after some of its steps as NAME@STEP.
@@ -7,12 +7,14 @@ A study states under [bodies] a command line of `scripts.pretrain` for each pret
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
 
+from fpt.config import Config
 from fpt.errors import UserError
 from scripts import ledger
 from scripts.ledger import Ledger, key
@@ -21,83 +23,119 @@ from scripts.studies import BODIES, Cell, pretraining
 STUDY = "bodies"  # whose records hold the pretraining runs of all studies
 
 
-def wanted(cells: Iterable[Cell]) -> dict[str, set[int]]:
-    """Lists the bodies that cells are made on: the steps of each pretraining, by its name."""
-    found: dict[str, set[int]] = {}
-    for cell in cells:
-        for name in cell.pretrainings():
-            found.setdefault(name, set()).add(int(cell.usual.body.rpartition("-")[2]))
-    return found
+class Body(NamedTuple):
+    """Describes a body that a study pretrains."""
+
+    name: str  # of its pretraining run, which may make several bodies
+    step: int
+    words: tuple[str, ...]  # of the command line of that run
+
+    @property
+    def folder(self) -> Path:
+        return BODIES / f"{self.name}-{self.step}"
+
+    @property
+    def key(self) -> str:
+        """Returns the key by which a ledger knows the pretraining run."""
+        return key(pretraining(self.words).record())
 
 
-def lacking(cells: Iterable[Cell]) -> dict[str, set[int]]:
-    """Lists those of the bodies that cells are made on of which a checkpoint is missing."""
-    return {name: steps for name, steps in wanted(cells).items()
-            if not all((BODIES / f"{name}-{step}").is_dir() for step in steps)}
+def bodies(cell: Cell, runs: Iterable[Config]) -> list[Body]:
+    """Lists the bodies of some of a cell's runs; there are none where the study makes none."""
+    found = {}
+    for run in runs if cell.pretrained_by else ():
+        name, _, step = Path(run.body).name.rpartition("-")
+        found[run.body] = Body(name, int(step), cell.pretraining(run.seed))
+    return list(found.values())
 
 
 def plan(cells: Iterable[Cell], known: Ledger) -> str:
     """Says which bodies are pretrained before the missing runs of cells can be trained, and how
     many hours that takes; says nothing where all of them are there."""
-    cells = _incomplete(cells, known)
-    commands = _commands(cells)
-    seconds = {name: ledger.seconds(pretraining(commands[name]), known) for name in lacking(cells)}
-    if not seconds:
-        return ""
-    hours = ledger.said(sum(seconds.values()) / 3600)
-    return f"before that, it pretrains the bodies {', '.join(seconds)} ({hours} hours)"
+    runs = {body.name: pretraining(body.words) for body in _needed(cells, known)
+            if not body.folder.is_dir()}
+    hours = ledger.said(sum(ledger.seconds(run, known) for run in runs.values()) / 3600)
+    return runs and f"before that, it pretrains the bodies {', '.join(runs)} ({hours} hours)"
 
 
-def make(cells: Iterable[Cell], known: Ledger, data_dir: Path | None) -> None:
-    """Pretrains the bodies that missing runs of some cells lack, and records the pretraining runs.
+def make(cells: Sequence[Cell], known: Ledger, data_dir: Path | None) -> None:
+    """Pretrains the bodies that the missing runs of some cells lack, and records the runs that
+    pretrained the bodies of missing runs."""
+    needed = _needed(cells, known)
+    if not needed:
+        return
+    BODIES.mkdir(exist_ok=True)
+    with FileLock(BODIES / ".lock"):  # another part of the study may be making them
+        for name in dict.fromkeys(body.name for body in needed):
+            lacking = [body for body in needed
+                       if body.name == name and not body.folder.is_dir()]
+            if lacking:
+                _export(_pretrain(lacking[0], known.out, data_dir), lacking)
+    from fpt.records import summary
 
-    Raises UserError for a step that the pretraining does not keep.
+    pretrainings = _pretrainings(known)
+    for body in needed:
+        pretrainings.recorded.setdefault(body.key, summary(known.out / _origin(body)["run"]))
+    pretrainings.write()
+
+
+def _needed(cells: Iterable[Cell], known: Ledger) -> list[Body]:
+    """Lists the bodies of the missing runs of cells, and of those that choose their rates.
+
+    Raises UserError where a body, or a run on record, was made by another command line.
     """
-    cells, out = _incomplete(cells, known), known.out
-    commands = _commands(cells)
-    if lacking(cells):
-        BODIES.mkdir(exist_ok=True)
-        with FileLock(BODIES / ".lock"):  # another part of the study may be making them
-            for name, steps in lacking(cells).items():
-                _export(_pretrain(commands[name], BODIES / name, out, data_dir), name, steps)
-    made = [out / json.loads((BODIES / name / "pretraining.json").read_text())["run"]
-            for name in wanted(cells)]
-    if made:
-        from fpt.records import summary
-
-        pretrainings = Ledger(known.file.parent / f"{STUDY}.jsonl")
-        for folder in made:
-            run = summary(folder)
-            pretrainings.recorded.setdefault(key(run["config"]), run)
-        pretrainings.write()
+    found, recorded = {}, _pretrainings(known).recorded
+    for cell in cells:
+        if cell.pretrained_by:
+            _refuse_others(cell, known, recorded)
+        leading = [(cell.leader, run) for run in (cell.leader.candidates() if cell.leader else ())
+                   if known.find(run) is None]
+        for of, run in [*leading, *((cell, run) for run in known.lacking(cell))]:
+            found |= dict.fromkeys(bodies(of, [run]))
+    return list(found)
 
 
-def _incomplete(cells: Iterable[Cell], known: Ledger) -> list[Cell]:
-    """Lists the cells of which a run is missing."""
-    return [cell for cell in cells if known.missing(cell)]
+def _refuse_others(cell: Cell, known: Ledger, recorded: dict[str, ledger.Run]) -> None:
+    """Refuses bodies, and runs on record, that were made by another command line than the study
+    states today: they are known by their names alone."""
+    there = [run for run in known.configs(cell) if known.find(run)]
+    for body in bodies(cell, known.configs(cell)):
+        if (BODIES / body.name).is_dir() and key(_origin(body)["config"]) != body.key:
+            raise UserError(f"{BODIES / body.name} was made by another command line than the "
+                            "study's; delete it and what was exported of it, or give the body "
+                            "another name in the study")
+    for body in bodies(cell, there):
+        if body.key not in recorded:
+            raise UserError(
+                f"{known.file} holds runs of {cell.condition.name!r} on {cell.task}, and "
+                f"{STUDY}.jsonl beside it no pretraining of {body.name} by the command line that "
+                "the study states; remove these runs, or give the body another name in the study")
 
 
-def _commands(cells: Iterable[Cell]) -> dict[str, str]:
-    """Lists the command lines that make the bodies of cells, by the names of the bodies."""
-    return {name: line for cell in cells for name, line in cell.pretrainings().items()}
+def _pretrainings(known: Ledger) -> Ledger:
+    """Reads the pretraining runs that are on record beside a study's runs."""
+    return Ledger(known.file.parent / f"{STUDY}.jsonl")
 
 
-def _pretrain(command: str, to: Path, out: Path, data_dir: Path | None) -> Path:
-    """Runs a command line of `scripts.pretrain`, and returns the folder of its run."""
-    from scripts.pretrain import PROVENANCE, main
+def _origin(body: Body) -> dict:
+    """Reads the record of the run that a body was made by."""
+    from scripts.pretrain import PROVENANCE
+
+    return json.loads((BODIES / body.name / PROVENANCE).read_text())
+
+
+def _pretrain(body: Body, out: Path, data_dir: Path | None) -> Path:
+    """Carries out the command line that makes a body, and returns the folder of its run."""
+    from scripts.pretrain import main
 
     data = ["--data-dir", str(data_dir)] if data_dir else []
-    main([*command.split(), *data, "--out", str(out), "--to", str(to)])
-    return out / json.loads((to / PROVENANCE).read_text())["run"]
+    main([*body.words, *data, "--out", str(out), "--to", str(BODIES / body.name)])
+    return out / _origin(body)["run"]
 
 
-def _export(run: Path, name: str, steps: Iterable[int]) -> None:
+def _export(run: Path, lacking: Iterable[Body]) -> None:
     from fpt.load import load_run
 
     loaded = load_run(run)
-    if strange := sorted({*steps} - {*loaded.steps}):
-        kept = ", ".join(map(str, loaded.steps))
-        raise UserError(f"{name}@{strange[0]}: the pretraining of {name} keeps the steps {kept}")
-    for step in steps:
-        if not (folder := BODIES / f"{name}-{step}").is_dir():
-            loaded.at(step).export(folder, whole=False, dtype=np.float16)
+    for body in lacking:
+        loaded.at(body.step).export(body.folder, whole=False, dtype=np.float16)

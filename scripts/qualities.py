@@ -24,9 +24,9 @@ from statistics import fmean
 
 from fpt.bodies import SHIPPED
 from scripts import pretrain, pretrained
-from scripts.ledger import Ledger, key
+from scripts.ledger import Ledger
 from scripts.recorded import Run
-from scripts.studies import Cell, pretraining
+from scripts.studies import Cell
 from tasks.nexttoken import copying_gain
 
 RANDOM = "random"
@@ -60,9 +60,8 @@ def _quality(cell: Cell, known: Ledger) -> Quality | None:
     if usual.layers or not (drawn or (usual.load == "body" and usual.birth == "weights")):
         return None
     file = SHIPPED / usual.body / pretrain.PROVENANCE
-    if made := cell.pretrainings():
-        step = int(usual.body.rpartition("-")[2])
-        runs = [known.recorded.get(key(pretraining(line).record())) for line in made.values()]
+    if made := pretrained.bodies(cell, cell.counted(cell.rates[0])):
+        runs, step = [known.recorded.get(body.key) for body in made], made[0].step
     elif file.is_file():
         runs = [json.loads(file.read_text())]
         step = runs[0]["result"]["best_step"]

@@ -46,8 +46,8 @@ OTHERS = {
     "heads": ("attention", attention_figure.draw)}
 # The source of all that draws: a figure is drawn again when this changes, as when its data do.
 DRAWING = "".join(Path(module.__file__).read_text() for module in (
-    attention_figure, attention_table, claims_figure, figure, recorded, results_drawing,
-    statistics))
+    attention_figure, attention_table, figure, recorded, results_drawing, statistics))
+DRAWING_CLAIMS = "".join(Path(module.__file__).read_text() for module in (claims_figure, figure))
 CLAIMS = "claims"  # the name of the figure of all claims
 
 
@@ -62,10 +62,11 @@ class Figure:
 
     data: Any  # as JSON holds it
     draw: Callable[[Any, str, str], bytes]  # takes the data, the format and the digest
+    drawing: str | None = None  # the code that draws it; None: that of studies' figures
 
     @property
     def digest(self) -> str:
-        text = json.dumps(self.data, sort_keys=True) + DRAWING
+        text = json.dumps(self.data, sort_keys=True) + (self.drawing or DRAWING)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def drawn(self, form: str) -> bytes:
@@ -107,8 +108,8 @@ def of_claims(folder: Path, claims: Sequence[Claim], judged: Sequence[Judged]
               ) -> dict[Path, Figure | None]:
     """Lists the files of the figure of all claims, as `figures` does."""
     data = claims_figure.drawn_from(claims, judged)
-    return {folder / "figures" / f"{CLAIMS}.{form}": data and Figure(data, claims_figure.draw)
-            for form in FORMATS}
+    made = data and Figure(data, claims_figure.draw, DRAWING_CLAIMS)
+    return {folder / "figures" / f"{CLAIMS}.{form}": made for form in FORMATS}
 
 
 def shown(study: Study, figures: Collection[Path]) -> list[str]:

@@ -31,7 +31,8 @@ def papers(file: Path) -> Numbers:
             if one["metric"] != "test_acc_pct":
                 continue
             place = f"{one['condition']!r} on {one['task']}, section {one['section']}"
-            if not (isinstance(one["value"], (int, float)) and isinstance(one["source"], str)):
+            if not (isinstance(one["value"], (int, float)) and math.isfinite(one["value"])
+                    and isinstance(one["source"], str)):
                 raise ValueError(f"{place} needs a number as value and a text as source")
             key = one["section"], one["condition"], one["task"]
             if found.get(key, one)["value"] != one["value"]:  # two of their tables may repeat one
@@ -68,7 +69,7 @@ def tables(study: Study, track: str, known: Ledger, numbers: Numbers, figures: I
         "accuracy on the batches before the best evaluation. `n` counts the seeds; `trained` and "
         "`parameters` count the trained and all parameters; `paper` is the paper's accuracy with "
         "its source: [notes:T3] its table 3, by public notes; [memory c=0.7] recalled with that "
-        "confidence, and not confirmed. A dash stands for what was not run."
+        "confidence, and not confirmed. A dash stands for what is not on record in this study."
         f"{told}",
         _summary(study, cells, tasks, known), *figures,
         *(detail(study, [cell for cell in cells if cell.task == task], known, numbers)

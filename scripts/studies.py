@@ -25,8 +25,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from fpt.config import Config, grid
+from fpt.config import Config, grid, kept_steps
 from fpt.errors import UserError, nearest, refuse_unknown
 
 PROJECT = Path(__file__).parent.parent  # where the paths in pretraining command lines begin
@@ -51,7 +51,7 @@ def _grid(usual: Config, rates: tuple[float, ...], seeds: tuple[int, ...]) -> li
     runs = grid(usual, rates, seeds)
     if SEED not in usual.body:
         return runs
-    return [dataclasses.replace(run, body=_of_seed(run.body, run.seed)) for run in runs]
+    return [dataclasses.replace(run, body=run.body.replace(SEED, f"{run.seed}")) for run in runs]
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,10 @@ class Cell:
     reference: Cell | None = None  # the cell that predictions are measured against
     pretrained_by: str | None = None  # the command line that makes its body, if the study does
 
-    def pretrainings(self) -> dict[str, str]:
-        """Lists the command lines that make the cell's bodies, by the names of the bodies without
-        the step; there are none where the study does not pretrain them."""
-        if self.pretrained_by is None:
-            return {}
-        name = Path(self.usual.body).name.rpartition("-")[0]
-        seeds = (*(self.choosing if self.candidates() else ()), *self.seeds)
-        return {_of_seed(name, seed): _of_seed(self.pretrained_by, seed) for seed in seeds}
+    def pretraining(self, seed: int) -> tuple[str, ...] | None:
+        """Returns the words of the command line that makes the body of a seed's runs; None where
+        the study does not make it."""
+        return None if self.pretrained_by is None else _words(self.pretrained_by, seed)
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -184,9 +180,21 @@ class Study:
             if made not in self.bodies:
                 raise nearest(made, self.bodies, f"body that {self.name} pretrains")
             command = self.bodies[made]
-            name = f"{made}-{SEED}-{step}" if SEED in command else f"{made}-{step}"
+            self._check_kept(made, step)
+            name = f"{made}-seed{SEED}-{step}" if SEED in command else f"{made}-{step}"
             settings["body"] = str(BODIES / name)
         return Config.preset(tasks.find(task)(), track.preset, **settings), command
+
+    def _check_kept(self, made: str, step: str) -> None:
+        """Refuses a step after which the pretraining of a body keeps nothing."""
+        at = f"the pretraining of {made!r} under [bodies]"
+        try:
+            _, config, options = _stated(_words(self.bodies[made], self.counted[0]))
+        except UserError as error:
+            raise UserError(f"{at}: {error}") from None
+        kept = [str(one) for one in kept_steps(config.steps, options.keep)]
+        if step not in kept:
+            raise UserError(f"{at} keeps the steps {', '.join(kept)}, and not {step!r}")
 
     def _reference(self, track: Track, task: str, condition: Condition) -> Cell | None:
         """Makes the cell that a condition's predictions on a task are measured against.
@@ -199,17 +207,25 @@ class Study:
         return self._cell(track, task, found)
 
 
-def _of_seed(text: str, seed: int) -> str:
-    return text.replace(SEED, str(seed))
+def pretraining(words: tuple[str, ...]) -> Config:
+    """Makes the configuration of the run that a command line of scripts.pretrain trains."""
+    return _stated(words)[1]
 
 
 @cache
-def pretraining(command: str) -> Config:
-    """Makes the configuration of the run that a command line under [bodies] trains."""
+def _stated(words: tuple[str, ...]) -> tuple[str, Config, Any]:
     from scripts.pretrain import stated  # which most studies need not wait for
 
-    with contextlib.chdir(PROJECT):
-        return stated(command.split())[1]
+    if not words:
+        raise UserError("the command line is empty")
+    return stated([*words])
+
+
+def _words(command: str, seed: int) -> tuple[str, ...]:
+    """Splits a command line under [bodies], for a seed; the files of the project that it names are
+    found from any folder."""
+    words = command.replace(SEED, str(seed)).split()
+    return tuple(str(PROJECT / word) if (PROJECT / word).is_file() else word for word in words)
 
 
 def names() -> list[str]:
@@ -256,6 +272,10 @@ def _check_names(made: Study, rates: Mapping[str, Any]) -> None:
                    f"condition that is named as `information`{at}")
     refuse_unknown(rates, {one.get("train", "fpt") for one in settings} | {"others"},
                    f"set of roles under [rates]{at}")
+    for name in made.bodies:
+        if (other := re.sub(r"-seed\d+$", "", name)) != name and other in made.bodies:
+            raise ValueError(f"the body {name!r} would be taken for {other!r} of that seed; call "
+                             "it something else")
     for track in made.tracks.values():
         refuse_unknown(track.bodies, {one.get("body", "gpt2") for one in settings},
                        f"body that a track replaces{at}")

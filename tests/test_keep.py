@@ -9,11 +9,10 @@ import pytest
 
 from fpt import UserError, load_run, saved, train
 from fpt.arrays import pack, unpack
-from fpt.config import Config
+from fpt.config import Config, kept_steps
 from fpt.interrupt import Interrupted
 from fpt.progress import Steps
 from fpt.records import Folder
-from fpt.run import kept_steps
 from tasks.bits import BitXor
 from tests.running import assert_same
 

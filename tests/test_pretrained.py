@@ -1,5 +1,6 @@
 """A study pretrains the bodies that it compares, and a condition may take another one's rate."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -127,8 +128,8 @@ def test_each_seed_has_a_body_that_was_pretrained_for_it_where_the_command_line_
     assert pretrained.keys() == {100, 101, 102}
     runs = [run["config"] for run in recorded.read(Path("records/copies.jsonl"))]
     assert {(run["body"], run["seed"]) for run in runs} == {
-        *((f"copied-{seed}-4", seed) for seed in (0, 1, 2)),
-        *((f"copied-{seed}-2", seed) for seed in (1, 2))}
+        *((f"copied-seed{seed}-4", seed) for seed in (0, 1, 2)),
+        *((f"copied-seed{seed}-2", seed) for seed in (1, 2))}
     assert len({run["checkpoint"] for run in runs}) == 5
     cells = studies.study("copies").cells("mini")
     known = Ledger(Path("records/copies.jsonl"))
@@ -158,7 +159,12 @@ def test_the_quality_of_a_body_is_that_on_the_way_of_its_pretraining(made):
 @pytest.mark.parametrize("old, new, said", [
     ("copied@2", "copid@2", "did you mean 'copied'"),
     ('rate_of = "copied"', 'rate_of = "copid"', "did you mean 'copied'"),
-    ('rate_of = "copied"', 'rate_of = "copied less"', "with a rate of its own")])
+    ('rate_of = "copied"', 'rate_of = "copied less"', "with a rate of its own"),
+    ("copied@2", "copied@3", r"copies\.toml, 'copied less' .* keeps the steps 2, 4, and not '3'"),
+    ("copied@2", "copied@two", "and not 'two'"),
+    ("copy --body", "copy --seed 1{Seed} --body", r"of 'copied' under \[bodies\]: --seed"),
+    ('copied = "copy', 'copied = "" # "copy', "the command line is empty"),
+    ("[bodies]", '[bodies]\ncopied-seed1 = "copy --seed 1"', "would be taken for 'copied' of that")])
 def test_what_a_study_does_not_pretrain_or_choose_is_refused(stated, monkeypatch, tmp_path, old,
                                                              new, said):
     monkeypatch.setattr(studies, "STUDIES", tmp_path)
@@ -167,11 +173,34 @@ def test_what_a_study_does_not_pretrain_or_choose_is_refused(stated, monkeypatch
         studies.study("copies").cells("mini")
 
 
-def test_a_step_that_is_not_kept_is_refused(stated, monkeypatch, tmp_path):
+def test_a_part_of_a_study_pretrains_what_its_missing_runs_and_those_that_choose_their_rate_need(
+        stated, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(studies, "STUDIES", tmp_path)
-    (tmp_path / "copies.toml").write_text(stated.read_text().replace("copied@2", "copied@3"))
-    with pytest.raises(UserError, match="keeps the steps 0, 2, 4"):
-        main(["copies", "--out", "runs", "--records", "records"])
+    text = stated.read_text().replace('"copy --body', '"copy --seed 10{seed} --body')
+    (tmp_path / "copies.toml").write_text(text)
+    main(["copies", "--only", "copied less", "--out", "runs", "--records", "records"])
+    assert {path.name for path in Path("bodies").glob("copied-*-*")} == {
+        "copied-seed0-4", "copied-seed1-2", "copied-seed2-2"}
+    file = Path("records/copies.jsonl")
+    file.write_text("".join(line for line in file.read_text().splitlines(keepends=True)
+                            if json.loads(line)["config"]["seed"] != 2))
+    shutil.rmtree("bodies")
+    shutil.rmtree("runs")
+    main(["copies", "--only", "copied less", "--out", "runs", "--records", "records", "--dry"])
+    assert "it pretrains the bodies copied-seed2 (" in capsys.readouterr().out
+
+
+def test_bodies_that_another_command_line_made_are_not_taken(made, stated, monkeypatch, tmp_path):
+    for name in ("records", "bodies", "runs"):
+        shutil.copytree(made / name, tmp_path / name)
+    monkeypatch.setattr(studies, "STUDIES", tmp_path)
+    (tmp_path / "copies.toml").write_text(stated.read_text().replace("--warmup 1", "--warmup 2"))
+    arguments = ["copies", "--out", "runs", "--records", "records", "--dry"]
+    with pytest.raises(UserError, match="bodies/copied was made by another command line"):
+        main(arguments)
+    shutil.rmtree("bodies")
+    with pytest.raises(UserError, match="holds runs of 'copied' on bit-xor, and bodies.jsonl"):
+        main(arguments)
 
 
 def test_hours_follow_from_a_stated_rate(capsys):

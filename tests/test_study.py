@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fpt import UserError, bodies, parameters
-from fpt.run import kept_steps
+from fpt.config import kept_steps
 from scripts import ledger, pretrain, recorded, studies
 from scripts.ledger import Ledger, key
 from scripts.study import main, part, record_known
@@ -88,8 +88,8 @@ def test_every_study_has_both_tracks_and_keeps_the_bodies_that_it_asks_for(name)
     study = studies.study(name)
     assert {"mini", "paper"} <= study.tracks.keys()
     for cell in chain.from_iterable(map(study.cells, study.tracks)):
-        for line in cell.pretrainings().values():
-            _, config, options = pretrain.stated(line.split())
+        if words := cell.pretraining(1):
+            _, config, options = pretrain.stated([*words])
             step = int(cell.usual.body.rpartition("-")[2])
             assert step in kept_steps(config.steps, options.keep)
 
