@@ -15,7 +15,7 @@ from scripts.figure import COLOURS
 from scripts.ledger import Ledger
 from scripts.qualities import qualities
 from scripts.results import RESULTS
-from tests.test_results import FLOOR, recorded, rows, write
+from tests.made_results import FLOOR, recorded, rows, write
 from tests.test_results_figures import data, drawn, words
 
 __all__ = ["drawn"]  # a fixture

@@ -16,7 +16,7 @@ from scripts.ledger import Ledger
 from scripts.results import RESULTS
 from scripts.results_tables import papers, tables
 from scripts.study import main
-from tests.test_results import rows
+from tests.made_results import rows
 
 SMALL = """
 question = "What does a body give?"

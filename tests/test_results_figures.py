@@ -15,11 +15,11 @@ from scripts import results_drawing, results_figures, results_tables, statistics
 from scripts.figure import COLOURS, content
 from scripts.ledger import Ledger
 from scripts.recorded import converged_at
-from scripts.results import RESULTS, build, main
+from scripts.results import build, main
 from scripts.results_figures import FORMATS, KINDS, Figure, drawn_from, figures
 from tests import recording
+from tests.made_results import FLOOR, FPT, RANDOM, REACHED, recorded, results, write
 from tests.test_figure import curves
-from tests.test_results import FLOOR, FPT, RANDOM, REACHED, recorded, write
 
 NINE = {condition.name: 0.9 - 0.05 * number
         for number, condition in enumerate(studies.study("main").conditions)}
@@ -28,14 +28,7 @@ STATED = ("curves", "bars", "steps")  # by studies/main.toml
 
 @pytest.fixture
 def folder(tmp_path):
-    """Makes a folder of results with made-up records of the main study, and a README beside it."""
-    made = tmp_path / "results"
-    made.mkdir()
-    for name in ("papers.json", "claims.toml", "README.md"):
-        shutil.copy(RESULTS / name, made)
-    shutil.copy(RESULTS.parent / "README.md", tmp_path)
-    write(made, recorded())
-    return made
+    return results(tmp_path)
 
 
 def data(folder, kind, study="main"):
