@@ -224,7 +224,7 @@ def seconds(config: Config, known: Ledger, shape: str | None = None) -> float:
     def like(told: dict[str, Any]) -> list[Any]:
         told = ABSENT | NEWER | told
         return [told["task"], told["sizes"], Path(told["body"]).name, told["layers"], told["batch"],
-                told["dtype"], told["train"]]
+                told["dtype"], told["train"], told["optimizer"]]
 
     asked = like(json.loads(json.dumps(config.record())))
     pace = lambda run: run["result"]["steps_per_second"] * run["result"]["runs_in_stack"]

@@ -13,6 +13,7 @@ from fpt.config import kept_steps
 from scripts import ledger, pretrain, recorded, studies
 from scripts.ledger import Ledger, key
 from scripts.study import main, part, record_known
+from tests.made_results import made_up, write
 
 SMALL = """
 question = "Does it need a body?"
@@ -100,6 +101,17 @@ def test_a_body_that_is_pretrained_takes_the_hours_of_its_shape(tmp_path):
     assert {cell.usual.body for cell in cells} > {"gpt2"}
     each = [ledger.hours(cell, known) / known.missing(cell) for cell in cells]
     assert each == pytest.approx([each[0]] * len(each))
+
+
+def test_a_time_is_that_of_runs_with_the_same_optimizer(tmp_path):
+    adam = studies.study("main").cells("mini", "bit-xor")[0].candidates()[0]
+    muon = dataclasses.replace(adam, optimizer="muon")
+    runs = [made_up(adam, 0.9), made_up(muon, 0.9)]
+    runs[1]["result"]["steps_per_second"] = 2.0
+    write(tmp_path, runs)
+    known = Ledger(tmp_path / "records" / "main.jsonl")
+    assert ledger.seconds(adam, known) == adam.steps / 10
+    assert ledger.seconds(muon, known) == muon.steps / 2
 
 
 @pytest.mark.parametrize("name", studies.names())
