@@ -55,12 +55,16 @@ def plan(cells: Iterable[Cell], known: Ledger) -> str:
     runs = {body.name: pretraining(body.words) for body in _needed(cells, known)
             if not body.folder.is_dir()}
     hours = ledger.said(sum(ledger.seconds(run, known) for run in runs.values()) / 3600)
-    return runs and f"before that, it pretrains the bodies {', '.join(runs)} ({hours} hours)"
+    told = f"before that, it pretrains the bodies {', '.join(runs)} ({hours} hours)"
+    return told if runs else ""
 
 
 def make(cells: Sequence[Cell], known: Ledger, data_dir: Path | None) -> None:
-    """Pretrains the bodies that the missing runs of some cells lack, and records the runs that
-    pretrained the bodies of missing runs."""
+    """Pretrains the bodies that the missing runs of some cells begin from, where they are not there
+    yet, and puts their pretraining on record.
+
+    Raises UserError where a body, or a run on record, was made by another command line.
+    """
     needed = _needed(cells, known)
     if not needed:
         return
