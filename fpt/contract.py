@@ -40,7 +40,7 @@ def own(task: type[Task]) -> bool:
 def raised(error: BaseException, file: str | None) -> str:
     """Describes an exception on one line, with the innermost line of `file` that raised it."""
     text = str(error).strip().partition("\n")[0]  # jax goes on for paragraphs
-    lines = _lines(error, file)
+    lines = lines_of(error, file)
     line = f" (line {lines[-1]})" if lines else ""
     return type(error).__name__ + (f": {text}" if text else "") + line
 
@@ -53,7 +53,7 @@ def blamed(task: type[Task], member: str) -> Iterator[None]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        ended = isinstance(error, SystemExit) and not _lines(error, _file(task))  # --help, say
+        ended = isinstance(error, SystemExit) and not lines_of(error, _file(task))  # --help, say
         if not own(task) or ended:
             raise
         raise UserError(f"{where(task)}: {member} raised {raised(error, _file(task))}") from error
@@ -172,7 +172,7 @@ def _check_name(task: type[Task], name: Any) -> None:
                      "a name of its own")
 
 
-def _lines(error: BaseException, file: str | None) -> list[int]:
+def lines_of(error: BaseException, file: str | None) -> list[int]:
     """Lists the lines of a file that an exception came through, the innermost last."""
     frames = traceback.extract_tb(error.__traceback__)
     return [frame.lineno for frame in frames if frame.filename == file]

@@ -16,6 +16,8 @@ from fpt.files import cache_folder, sha256, write_whole
 from fpt.packages import member, offered
 from fpt.task import Task
 
+OWN = "own_"  # begins the names of the modules that users' files make
+
 
 def find(name: str) -> type[Task]:
     """Imports the task that an installed package offers by a name: `bit-xor`, `self-mnist`.
@@ -62,7 +64,7 @@ def _executed(path: Path, base: type) -> type:
         source = path.read_bytes()
     except OSError as error:
         raise UserError(f"the {what} file {path} cannot be read: {error.strerror}") from None
-    module = ModuleType(f"own_{what}_{hashlib.sha256(source).hexdigest()}")
+    module = ModuleType(f"{OWN}{what}_{hashlib.sha256(source).hexdigest()}")
     module.__file__ = os.fsencode(path).decode(errors="replace")  # jax takes names in UTF-8 only
     sys.modules[module.__name__] = module  # where dataclasses look up the annotations of a class
     try:
@@ -79,6 +81,14 @@ def _executed(path: Path, base: type) -> type:
         raise UserError(f"{path} must define one subclass of {base.__module__}.{base.__name__}, "
                         f"not {len(found)}")
     return found[0]
+
+
+def fault(error: Exception) -> str | None:
+    """Describes on one line an exception that was raised in a user's own file, or in what the file
+    called; returns None for one that came through no such file."""
+    files = {module.__file__ for name, module in sys.modules.items() if name.startswith(OWN)}
+    through = next((file for file in files if contract.lines_of(error, file)), None)
+    return through and f"{through} raised {contract.raised(error, through)}"
 
 
 def _remember(path: Path) -> None:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import tasks
+from fpt import registry
 from fpt.errors import UserError, nearest
 from fpt.files import data_folder
 from fpt.task import Split, Task
@@ -34,6 +35,12 @@ def run(main: Callable[[list[str]], None]) -> None:
         try:
             refuse_empty(sys.argv[1:])
             main(sys.argv[1:])
+        except (UserError, BrokenPipeError):
+            raise
+        except Exception as error:
+            if said := registry.fault(error):
+                raise UserError(said) from error
+            raise
         finally:
             sys.stdout.flush()
     except UserError as error:

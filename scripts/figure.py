@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fpt.errors import UserError, nearest
 from fpt.files import write_whole
-from scripts import recorded
+from scripts import recorded, studies
 from scripts.arguments import POSITIONAL, parsed
 from scripts.command import run
 from scripts.recorded import Run
@@ -30,14 +31,16 @@ class Options:
     """Names the folders of finished runs."""
     study: str | None = None
     """Names a study in results/records, instead of runs."""
+    track: str = "mini"
+    """Names the sizes at which the study was made, where it has a file in results/studies."""
     task: str | None = None
     """Names the task, where there are runs of several."""
     part: str | None = None
     """Draws the accuracy on one slice of the answers alone, such as `hidden`, the hidden bits of
     bit-memory; None means all answers."""
     chosen: bool = False
-    """Draws, of runs alike but for seed and learning rate, all seeds at one rate: the best on
-    validation for the first seed."""
+    """Draws, of runs alike but for seed and learning rate, those at one rate: the best on validation
+    for the first seed, or for the seeds that choose it in the study's file."""
     to: Path | None = None
     """Names the file of the picture, .svg or .png; None means curve.svg in the folder of the first
     run."""
@@ -53,22 +56,58 @@ def main(arguments: list[str]) -> None:
     target = options.to or options.runs[0] / "curve.svg"
     if target.suffix not in (".svg", ".png"):
         raise UserError(f"--to takes a name that ends in .svg or .png, not {target.name!r}")
-    if options.study:
-        found = recorded.study(options.study, options.task)
-    else:
-        from fpt.records import summary
-
-        found = recorded.of_task([summary(folder) for folder in options.runs], options.task)
-    if len(names := sorted({one["config"]["task"] for one in found})) > 1:
-        raise UserError(f"one picture shows one task, and these runs have {', '.join(names)}; name "
-                        "one with --task")
-    groups = recorded.chosen(found) if options.chosen else recorded.conditions(found)
+    groups = _grouped(options)
     if len(groups) > MOST:
         raise UserError(f"{len(groups)} conditions are more than the {MOST} that a picture can "
                         "tell apart; name fewer" + ", or say --chosen True" * (not options.chosen))
     write_whole(target, draw(groups, options.part, target.suffix[1:]))
     shown = sum(map(len, groups.values()))
     print(f"{target}: {shown} run{'s' * (shown > 1)}")
+
+
+def _grouped(options: Options) -> dict[str, list[Run]]:
+    """Reads the runs that are asked for, and groups them under the labels of the legend: the names
+    that a study's file gives to its conditions, or the settings that tell runs apart."""
+    if options.study in studies.names():
+        return _of_study(options)
+    if options.study:
+        found = recorded.study(options.study, options.task)
+    else:
+        from fpt.records import summary
+
+        found = recorded.of_task([summary(folder) for folder in options.runs], options.task)
+    _check_one_task(run["config"]["task"] for run in found)
+    return recorded.chosen(found) if options.chosen else recorded.conditions(found)
+
+
+def _of_study(options: Options) -> dict[str, list[Run]]:
+    """Groups the recorded runs that a study's file asks for, by condition, and also by learning rate
+    if those at all rates are drawn."""
+    from scripts.ledger import Ledger
+
+    study = studies.study(options.study)
+    cells = study.cells(options.track)
+    if options.task and options.task not in (known := {cell.task for cell in cells}):
+        raise nearest(options.task, known, f"task of {study.name}")
+    ledger, groups, names = Ledger(recorded.RECORDS / f"{study.name}.jsonl"), {}, set()
+    for cell in cells:
+        if options.task not in (None, cell.task):
+            continue
+        for run in ledger.counted(cell) if options.chosen else ledger.there(cell):
+            rate = "" if options.chosen else f", lr {run['config']['lr']:g}"
+            groups.setdefault(f"{cell.condition.name}{rate}", []).append(run)
+            names.add(cell.task)
+    if not groups:
+        raise UserError(f"no such run of {study.name} is on record; train them with python -m "
+                        f"scripts.study {study.name}")
+    _check_one_task(names)
+    return groups
+
+
+def _check_one_task(tasks: Iterable[str]) -> None:
+    if len(names := sorted({*tasks})) > 1:
+        raise UserError(f"one picture shows one task, and these runs have {', '.join(names)}; name "
+                        "one with --task")
 
 
 def draw(groups: dict[str, list[Run]], part: str | None, kind: str, source: str | None = None

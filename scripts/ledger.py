@@ -115,6 +115,11 @@ class Ledger:
         """Returns the runs among which validation chooses the rate, as far as they are there."""
         return [run for config in cell.candidates() if (run := self.find(config))]
 
+    def there(self, cell: Cell) -> list[Run]:
+        """Returns the runs of a cell that are there: those that choose its rate, and of those that
+        count the ones at the chosen rate and at fixed ones."""
+        return [run for config in self.configs(cell) if (run := self.find(config))]
+
     def expected(self, cell: Cell) -> int:
         """Counts the runs of a cell, those that are there and those that are not."""
         again = self.rate(cell) in cell.fixed

@@ -49,6 +49,9 @@ def main(arguments: list[str]) -> None:
 
     figures = results_figures.figures(options.results, TRACK)
     made = build(options.results, [file for file, figure in figures.items() if figure]) | figures
+    # What a study has left that is no longer there, or that has another name now.
+    made |= {file: None for part in ("tables/*.md", "figures/*.*")
+             for file in sorted(options.results.glob(part)) if file not in made}
     stale = [file for file, content in made.items() if not _holds(file, content)]
     count = sum(content is not None for content in made.values())
     if options.check:

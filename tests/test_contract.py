@@ -171,6 +171,21 @@ def test_a_task_of_ones_own_that_keeps_the_contract_is_trained(command, tiny_fol
     assert code == 0 and "best floor    0.2000" in out, err
 
 
+@pytest.mark.parametrize("module", ["evaluate", "attention", "page"])
+def test_what_a_task_of_ones_own_raises_later_is_one_line(refused, command, tiny_folder, tmp_path, module):
+    missing, own, out = tmp_path / "gone", tmp_path / "own.py", tmp_path / "runs"
+    later = f"        if open({str(missing)!r}).read():\n            raise KeyError('moved')\n"
+    own.write_text(ECHO.replace("    def load(self, folder=None, report=print):\n",
+                                "    def load(self, folder=None, report=print):\n" + later))
+    missing.write_text("")
+    assert command("train", "--task-file", own, "--body", tiny_folder, "--out", out)[0] == 0
+    run, = out.iterdir()
+    missing.write_text("yes")
+    refused(f"{own} raised KeyError: 'moved' (line 19)", module, run)
+    missing.unlink()
+    refused(f"{own} raised FileNotFoundError: ", module, run)
+
+
 def test_the_message_names_the_file_the_class_and_the_guide(refused, tiny_folder, tmp_path):
     (tmp_path / "own.py").write_text(ECHO.replace("0.2}", "2}"))
     refused(f"{tmp_path / 'own.py'}, Echo: floors gave 2.0 for 'majority'; the contract wants an accuracy between 0 and 1: "

@@ -36,6 +36,18 @@ def test_building_twice_gives_the_same_bytes_and_check_sees_a_change(folder, cap
         main(["--check", "--results", str(folder)])
 
 
+def test_what_no_study_asks_for_any_longer_is_stale_and_removed(folder, capsys):
+    main(["--results", str(folder)])
+    left = [folder / "tables" / "gone.md", folder / "figures" / "gone-bars.png"]
+    for file in left:
+        file.write_text("of a study that was deleted\n")
+    with pytest.raises(UserError, match=r"gone\.md, .*gone-bars\.png: not what the records say"):
+        main(["--check", "--results", str(folder)])
+    main(["--results", str(folder)])
+    assert not any(file.exists() for file in left) and "2 of" in capsys.readouterr().out
+    main(["--check", "--results", str(folder)])
+
+
 def test_a_cell_is_the_mean_of_the_seeds_that_count_with_its_interval(folder):
     table = build(folder)[folder / "tables" / "main.md"]
     # Seeds 1 to 5 fall short by 0.001 times 1, 4, 9, 16, 25: mean 0.011, deviation 0.00967.
