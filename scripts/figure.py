@@ -39,8 +39,8 @@ class Options:
     """Draws the accuracy on one slice of the answers alone, such as `hidden`, the hidden bits of
     bit-memory; None means all answers."""
     chosen: bool = False
-    """Draws, of runs alike but for seed and learning rate, those at one rate: the best on validation
-    for the first seed, or for the seeds that choose it in the study's file."""
+    """Draws, of runs alike but for seed and learning rate, those at one rate: the best on
+    validation for the first seed, or for the seeds that choose it in the study's file."""
     to: Path | None = None
     """Names the file of the picture, .svg or .png; None means curve.svg in the folder of the first
     run."""
@@ -76,26 +76,26 @@ def _grouped(options: Options) -> dict[str, list[Run]]:
         from fpt.records import summary
 
         found = recorded.of_task([summary(folder) for folder in options.runs], options.task)
-    _check_one_task(run["config"]["task"] for run in found)
+    _check_one_task(one["config"]["task"] for one in found)
     return recorded.chosen(found) if options.chosen else recorded.conditions(found)
 
 
 def _of_study(options: Options) -> dict[str, list[Run]]:
-    """Groups the recorded runs that a study's file asks for, by condition, and also by learning rate
-    if those at all rates are drawn."""
+    """Groups the recorded runs that a study's file asks for: by condition, and also by learning
+    rate where those at all rates are drawn."""
     from scripts.ledger import Ledger
 
-    study = studies.study(options.study)
+    study, groups, names = studies.study(options.study), {}, set()
     cells = study.cells(options.track)
     if options.task and options.task not in (known := {cell.task for cell in cells}):
         raise nearest(options.task, known, f"task of {study.name}")
-    ledger, groups, names = Ledger(recorded.RECORDS / f"{study.name}.jsonl"), {}, set()
+    ledger = Ledger(recorded.RECORDS / f"{study.name}.jsonl")
     for cell in cells:
         if options.task not in (None, cell.task):
             continue
-        for run in ledger.counted(cell) if options.chosen else ledger.there(cell):
-            rate = "" if options.chosen else f", lr {run['config']['lr']:g}"
-            groups.setdefault(f"{cell.condition.name}{rate}", []).append(run)
+        for one in ledger.counted(cell) if options.chosen else ledger.there(cell):
+            rate = "" if options.chosen else f", lr {one['config']['lr']:g}"
+            groups.setdefault(f"{cell.condition.name}{rate}", []).append(one)
             names.add(cell.task)
     if not groups:
         raise UserError(f"no such run of {study.name} is on record; train them with python -m "
