@@ -19,7 +19,7 @@ from scripts.statistics import Interval
 from scripts.studies import Cell, Study
 
 Numbers = dict[tuple[str, str, str], dict[str, Any]]  # (section, condition, task) -> a number
-LIMIT = "*"  # marks what was stopped by its number of steps
+LIMIT, DIVERGED = "*", "†"  # mark what was stopped by its number of steps, and what diverged
 NONE = "-"
 
 
@@ -52,6 +52,9 @@ def tables(study: Study, track: str, known: Ledger, numbers: Numbers, figures: I
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     limit = (f"{LIMIT} some of its runs were stopped by their number of steps: their best "
              f"evaluation on validation is one of the last {study.patience}.")
+    if any(diverged(run) for cell in cells for run in known.counted(cell)):
+        limit += (f" {DIVERGED} some of its runs diverged: their loss was no number, and they stand "
+                  "with their best evaluation before.")
     told = (" `information` is the mean Kullback-Leibler divergence KL(p || q), in nats per scored "
             "answer on test, of the predictions p of a condition's runs from the predictions q of "
             f"the runs of *{study.information}* with the same seeds: 0 where both predict the same "
@@ -103,8 +106,9 @@ def _summary(study: Study, cells: Sequence[Cell], tasks: Sequence[str], known: L
 
 def _accuracy(study: Study, cell: Cell | None, known: Ledger) -> str:
     runs = known.counted(cell) if cell else []
-    limit = LIMIT * any(not converged(run, study.patience) for run in runs)
-    return _mean([run["result"]["test"]["accuracy"] for run in runs], study) + limit
+    marks = (LIMIT * any(not (diverged(run) or converged(run, study.patience)) for run in runs)
+             + DIVERGED * any(map(diverged, runs)))
+    return _mean([run["result"]["test"]["accuracy"] for run in runs], study) + marks
 
 
 def _mean(values: Sequence[float], study: Study) -> str:
@@ -165,6 +169,11 @@ def _floor(known: Ledger, cells: Sequence[Cell]) -> tuple[str, float] | None:
     """Finds the best trivial predictor of a task, where a run of it is there."""
     run = next((run for cell in cells for run in known.counted(cell)), None)
     return run and recorded.best_floor(run)
+
+
+def diverged(run: Run) -> bool:
+    """Tells whether a run ended because its loss was no longer a number."""
+    return run["result"].get("diverged_at") is not None
 
 
 def converged(run: Run, patience: int) -> bool:

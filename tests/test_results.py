@@ -85,7 +85,19 @@ def test_a_run_that_was_still_improving_is_marked(folder):
     write(folder, runs)
     table = build(folder)[folder / "tables" / "main.md"]
     summary = next(row for row in rows(table, RANDOM) if len(row) == 6)
-    assert summary[2].endswith("*")
+    assert summary[2].endswith("*") and "†" not in table
+
+
+def test_a_run_that_diverged_is_not_taken_for_one_that_was_still_improving(folder):
+    runs = list(recorded())
+    wild = next(run for run in runs if run["config"]["load"] == "none"
+                and run["config"]["train"] == "fpt" and run["config"]["seed"] == 1)
+    wild["result"] |= {"diverged_at": 22, "best_step": 20}  # of 25
+    write(folder, runs)
+    table = build(folder)[folder / "tables" / "main.md"]
+    row = next(row for row in rows(table, RANDOM) if len(row) == 6)
+    marked, = [cell for cell in row if cell.endswith(("†", "*"))]
+    assert not marked.endswith("*†") and "† some of its runs diverged" in table
 
 
 def test_without_one_record_its_cell_loses_a_seed_and_its_claims_their_verdict(folder):
