@@ -49,9 +49,7 @@ def main(arguments: list[str]) -> None:
 
     figures = results_figures.figures(options.results, TRACK)
     made = build(options.results, [file for file, figure in figures.items() if figure]) | figures
-    # What a study has left that is no longer there, or that has another name now.
-    made |= {file: None for part in ("tables/*.md", "figures/*.*")
-             for file in sorted(options.results.glob(part)) if file not in made}
+    made |= dict.fromkeys(_left_over(options.results, made))
     stale = [file for file, content in made.items() if not _holds(file, content)]
     count = sum(content is not None for content in made.values())
     if options.check:
@@ -70,6 +68,18 @@ def main(arguments: list[str]) -> None:
                     content.drawn(file.suffix[1:]))
         print(file)
     print(f"{len(stale)} of {count} files were stale")
+
+
+def _left_over(folder: Path, made: Collection[Path]) -> list[Path]:
+    """Lists the tables and figures that were made of a study which is no longer there, or has
+    another name now; what somebody put beside them is not among these.
+
+    made: the files that are made now.
+    """
+    ours = lambda file: (b"sha256:" in (content := file.read_bytes())  # a figure's source
+                         or content.startswith(f"# {file.stem}: ".encode()))  # a table's heading
+    files = (file for part in ("tables/*.md", "figures/*.*") for file in folder.glob(part))
+    return sorted(file for file in files if file not in made and ours(file))
 
 
 def _holds(file: Path, content: str | Figure | None) -> bool:

@@ -53,8 +53,8 @@ def tables(study: Study, track: str, known: Ledger, numbers: Numbers, figures: I
     limit = (f"{LIMIT} some of its runs were stopped by their number of steps: their best "
              f"evaluation on validation is one of the last {study.patience}.")
     if any(diverged(run) for cell in cells for run in known.counted(cell)):
-        limit += (f" {DIVERGED} some of its runs diverged: their loss was no number, and they stand "
-                  "with their best evaluation before.")
+        limit += (f" {DIVERGED} some of its runs diverged: their loss was no number, and they "
+                  "stand with their best evaluation before.")
     told = (" `information` is the mean Kullback-Leibler divergence KL(p || q), in nats per scored "
             "answer on test, of the predictions p of a condition's runs from the predictions q of "
             f"the runs of *{study.information}* with the same seeds: 0 where both predict the same "

@@ -39,12 +39,14 @@ def test_building_twice_gives_the_same_bytes_and_check_sees_a_change(folder, cap
 def test_what_no_study_asks_for_any_longer_is_stale_and_removed(folder, capsys):
     main(["--results", str(folder)])
     left = [folder / "tables" / "gone.md", folder / "figures" / "gone-bars.png"]
-    for file in left:
-        file.write_text("of a study that was deleted\n")
-    with pytest.raises(UserError, match=r"gone\.md, .*gone-bars\.png: not what the records say"):
+    for file, of in zip(left, ("tables/main.md", "figures/main-bars.png")):
+        file.write_bytes((folder / of).read_bytes().replace(b"# main:", b"# gone:"))
+    (folder / "tables" / "mine.md").write_text("# Notes\n")
+    with pytest.raises(UserError, match=r"gone-bars\.png, .*gone\.md: not what the records say"):
         main(["--check", "--results", str(folder)])
     main(["--results", str(folder)])
-    assert not any(file.exists() for file in left) and "2 of" in capsys.readouterr().out
+    assert not any(file.exists() for file in left) and (folder / "tables" / "mine.md").exists()
+    assert "2 of" in capsys.readouterr().out
     main(["--check", "--results", str(folder)])
 
 
