@@ -57,8 +57,8 @@ class Config:
     """Names the body: gpt2-mini, gpt2-mini-copy, gpt2-mini-repeats, gpt2, gpt2-medium, gpt2-large,
     gpt2-xl; gpt2-nano or gpt2-micro, small ones without weights, for --load none and for
     pretraining; lstm, lstm-residual, lstm-mini, or one of these three followed by -repaired, whose
-    norms begin with gain 1 and offset 0; none, a layer norm in place of a body; the folder of a
-    GPT-2 checkpoint; or a model on the Hugging Face hub."""
+    norms begin with gain 1 and offset 0 and whose initial state is zero; none, a layer norm in
+    place of a body; the folder of a GPT-2 checkpoint; or a model on the Hugging Face hub."""
     steps: int
     """Sets the number of training steps."""
     batch: int
@@ -81,10 +81,10 @@ class Config:
     sum such as input+output+norm+attention@0-5, where 0-5 are layers."""
     birth: str = "weights"
     """Says how the roles in --load are initialised: `weights` takes the checkpoint's values;
-    `statistics` draws normal numbers with the mean and deviation of each of its tensors,
-    `statistics-by-layer` with one mean and deviation for all kernels of a layer, one for its biases
-    and one for its gains; `mimetic` and `mimetic-language` set the attention weights by a formula
-    after vision transformers and after GPT-2, and need no checkpoint for them."""
+    `statistics` draws from a normal distribution with the mean and standard deviation of each
+    tensor, `statistics-by-layer` with one mean and standard deviation for all kernels of a layer,
+    one for its biases and one for its gains; `mimetic` and `mimetic-language` set the weights of
+    attention by a formula after vision transformers and after GPT-2, without a checkpoint."""
     redraw: str = "body"
     """Names the roles that a --birth other than `weights` makes anew; the other roles in --load
     take the checkpoint's weights."""
@@ -127,8 +127,8 @@ class Config:
     hold it whole."""
     init: str = "original"
     """Names the initialiser of a random body: for GPT-2, `original` draws all matrices from
-    N(0, 0.02^2); `depth-scaled` divides the deviation 0.02 by sqrt(2 layers) for projections onto
-    the residual stream, as newer libraries do."""
+    N(0, 0.02^2); `depth-scaled` divides the standard deviation by sqrt(2 layers) for
+    projections onto the residual stream, as newer libraries do."""
     geometry: Body | None = None
     """Describes the shape of the body; filled in when the body is found."""
     checkpoint: str | None = None

@@ -110,7 +110,7 @@ def read(options: type[Options], others: Sequence[Option], arguments: Sequence[s
     if clash := sorted(name for name, count in names.items() if count > 1):
         raise UserError(f"{', '.join(clash)} cannot be a field of the task, as {program} has an "
                         "option of that name; rename the field")
-    places = "".join(f"{option.name} " for option in known if option.positional)
+    places = "".join(f"{option.name.upper()} " for option in known if option.positional)
     parser = _Parser(program, description=about, usage=f"%(prog)s {places}[options]")
     for option in known:
         parser.add_argument(option.flag, **_argument(option))
@@ -142,7 +142,8 @@ def _argument(option: Option) -> dict[str, Any]:
     text = f"{option.text} ({'required' if required else f'default: {default}'})"
     stated = {"type": value, "help": text.replace("%", "%%")}
     if option.positional:
-        return stated | {"nargs": ("+" if required else "*") if several else None}
+        return stated | {"metavar": option.name.upper(),
+                         "nargs": ("+" if required else "*") if several else None}
     stated |= {"required": required, "metavar": metavar, "dest": option.name}
     if option.hint is bool:  # the name alone says True
         return stated | {"nargs": "?", "const": True}

@@ -4,8 +4,9 @@ study, and reaches a verdict."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from scripts.studies import Cell, Study
 
 FEWEST = 5  # seeds of a verdict on a comparison
 FEWEST_BODIES = 10  # of a verdict on an ordering
+FEWEST_ALIKE = 5  # bodies of one pretraining that are also ordered among themselves
 CERTAIN = 0.05  # the greatest adjusted p-value of one
 SUPPORTED, CONTRADICTED = "supported", "contradicted"
 UNDECIDED, NOT_TESTED = "undecided", "not tested"
@@ -34,6 +36,7 @@ class Finding:
     # is no pair of runs, or of bodies.
     effect: Interval | None
     objection: str | None = None  # why no effect, however certain, would be a verdict
+    within: Mapping[str, float] = field(default_factory=dict)  # pretraining -> an ordering's rho
 
     @property
     def tested(self) -> bool:
@@ -94,10 +97,15 @@ def _ordering(claim: Ordering, task: str, cells: Mapping[str, Cell], known: Ledg
             if name in merits and len(of_body := known.counted(cell)) == len(cell.seeds)}
     if len(runs) < 2:
         return Finding(claim, task, None)
-    reached = [[*map(_accuracy, of_body)] for of_body in runs.values()]
+    reached = {name: [*map(_accuracy, of_body)] for name, of_body in runs.items()}
     floor = recorded.best_floor(next(iter(runs.values()))[0])[1]
-    effect = statistics.rank_correlation([merits[name] for name in runs], [*map(fmean, reached)])
-    return Finding(claim, task, effect, _below(floor, reached, any))
+    pairs = {name: (merits[name], fmean(values)) for name, values in reached.items()}
+    kinds = Counter(found[name].pretraining for name in runs)
+    within = {kind: statistics.correlation(*zip(*(
+                  pair for name, pair in pairs.items() if found[name].pretraining == kind)))
+              for kind, count in kinds.items() if FEWEST_ALIKE <= count < len(runs)}
+    return Finding(claim, task, statistics.rank_correlation(*zip(*pairs.values())),
+                   _below(floor, reached.values(), any), within)
 
 
 def _comparison(claim: Comparison, task: str, cells: Mapping[str, Cell], known: Ledger) -> Finding:
@@ -136,7 +144,7 @@ def _objection(claim: Comparison, values: Mapping[str, Sequence[float]],
     return _below(floor, reached, all if claim.measure == "steps" else any)
 
 
-def _below(floor: float, reached: Sequence[Sequence[float]],
+def _below(floor: float, reached: Iterable[Sequence[float]],
            enough: Callable[[Iterable[bool]], bool]) -> str | None:
     """Says that too few conditions pass a floor, each with the whole interval of its accuracies."""
     if enough(statistics.mean(values).low > floor for values in reached):

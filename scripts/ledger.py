@@ -239,7 +239,7 @@ def seconds(config: Config, known: Ledger, shape: str | None = None) -> float:
 
 def plan(study: Study, cells: list[Cell], known: Ledger) -> str:
     """Lists the cells of a study: runs that are there, the chosen rate, and the hours to come."""
-    rows, there, total, left = [["task", "condition", "runs", "of", "rate", "hours"]], 0, 0, 0.0
+    rows, there, total, left = [["task", "condition", "there", "of", "rate", "hours"]], 0, 0, 0.0
     for cell in cells:
         all_runs, missing = known.expected(cell), known.missing(cell)
         rate, time = known.rate(cell), hours(cell, known)
@@ -247,7 +247,8 @@ def plan(study: Study, cells: list[Cell], known: Ledger) -> str:
         rows.append([cell.task, cell.condition.name, str(all_runs - missing), str(all_runs),
                      "-" if rate is None else f"{rate:g}", said(time)])
     return (f"{study.name}: {study.question}\n{study.source}\n\n{markdown(rows)}\n\n"
-            f"{there} of {total} runs are there; the others train for about {said(left)} hours")
+            f"{there} of {total} runs are there; the missing ones train for about {said(left)} "
+            "hours")
 
 
 def said(hours: float) -> str:

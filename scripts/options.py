@@ -16,6 +16,7 @@ from fpt.errors import UserError, nearest
 from fpt.files import cache_folder
 from fpt.task import Task
 from scripts.arguments import ahead, options_of, read
+from scripts.command import described
 from scripts.defaults import expected
 
 LOGS = ("tensorboard",)
@@ -68,7 +69,7 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     offered = [option._replace(hint=tuple[option.hint, ...], default=(option.default,))
                if option.name in SEVERAL else option
                for option in options_of(Config, usual) if option.name not in ("task", *FOUND)]
-    about = task_class.__doc__.splitlines()[0]
+    about = described(task_class)
     known = expected(task_class.name) if usual == Config.preset(task_class()) else None
     if known and not early.from_:
         about += (f" With the defaults, accuracy on test is {known.accuracy:.3f} after "

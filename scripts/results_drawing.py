@@ -38,7 +38,7 @@ SIZE, SMALL = 12.5, 10.5  # of fonts, in points
 LETTERS = 128  # that a line of small type has room for
 NICE = (1, 2, 2.5, 5, 10)  # what ticks are multiples of
 ORIGINAL = 1e-3  # the learning rate of Lu et al. 2021
-COUNTED = "the seeds that count, at the learning rate that was best on validation for other seeds"
+COUNTED = "seeds at the learning rate that was best on validation for other seeds"
 INTERVAL = "95% interval by Student's t"
 EXPLAINED = {
     "curves": f"Lines: means over {COUNTED}; bands: the {INTERVAL}. Dashed: the best trivial "

@@ -31,9 +31,9 @@ from scripts.studies import Cell, Study
 
 # The figures of a study that its file can ask for, and what each shows.
 KINDS = {
-    "curves": "accuracy on validation by training step, over the seeds that count",
+    "curves": "accuracy on validation by training step",
     "rates": "accuracy on test by learning rate, over all runs on record",
-    "bars": "accuracy on test, over the seeds that count, beside the papers' numbers",
+    "bars": "accuracy on test, beside the papers' numbers",
     "steps": "the steps that runs take to come close to their best accuracy",
     "gain": "accuracy on test by the copying gain of the body, where that is known"}
 FORMATS = ("svg", "png")

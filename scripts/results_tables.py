@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -50,33 +50,50 @@ def tables(study: Study, track: str, known: Ledger, numbers: Numbers, figures: I
     and a table of each task."""
     cells = study.cells(track)
     tasks = list(dict.fromkeys(cell.task for cell in cells))
-    limit = (f"{LIMIT} some of its runs were stopped by their number of steps: their best "
-             f"evaluation on validation is one of the last {study.patience}.")
-    if any(diverged(run) for cell in cells for run in known.counted(cell)):
-        limit += (f" {DIVERGED} some of its runs diverged: their loss was no number, and they "
-                  "stand with their best evaluation before.")
-    told = (" `information` is the mean Kullback-Leibler divergence KL(p || q), in nats per scored "
-            "answer on test, of the predictions p of a condition's runs from the predictions q of "
-            f"the runs of *{study.information}* with the same seeds: 0 where both predict the same "
-            "probabilities, a dash where it was not measured.") if study.information else ""
-    told += (" `gain` is the copying gain of a body: by how many nats a token it predicted random "
-             "symbols better where they were repeated, when it was pretrained; a dash stands for "
-             "one that is not known.") if study.bodies else ""
+    runs = [run for cell in cells for run in known.counted(cell)]
     return "\n\n".join([
         f"# {study.name}: {study.question}",
-        f"{study.source}. Sizes: `{track}`. A cell is the mean on test over the seeds that count, "
-        "at the learning rate that was best on validation for other seeds "
-        f"({', '.join(map(str, study.choosing))}); ± is half the 95% interval by Student's t. "
-        f"{limit} `steps` is the median of the steps by which runs had converged: of their first "
-        f"evaluation within {recorded.NEAR:g} of their best on validation; `training` is their "
-        "accuracy on the batches before the best evaluation. `n` counts the seeds; `trained` and "
-        "`parameters` count the trained and all parameters; `paper` is the paper's accuracy with "
-        "its source: [notes:T3] its table 3, by public notes; [memory c=0.7] recalled with that "
-        "confidence, and not confirmed. A dash stands for what is not on record in this study."
-        f"{told}",
+        f"{study.source}. Sizes: `{track}`.",
+        "\n".join(f"- {line}" for line in _explained(study, runs)),
         _summary(study, cells, tasks, known), *figures,
         *(detail(study, [cell for cell in cells if cell.task == task], known, numbers)
           for task in tasks)]) + "\n"
+
+
+def _explained(study: Study, runs: Iterable[Run]) -> Iterator[str]:
+    """Says what the cells and columns of a study's tables hold, a line each.
+
+    runs: those that the tables are made of.
+    """
+    counted, choosing = (", ".join(map(str, seeds)) for seeds in (study.counted, study.choosing))
+    chosen = f"at the learning rate that was best on validation for seed {choosing}"
+    yield (f"A cell is the mean accuracy on test over seeds {counted}"
+           + f", {chosen}" * bool(choosing) + "; ± is half of the 95% interval by Student's t.")
+    yield (f"`{LIMIT}` marks a cell of which some runs may not have converged: their best "
+           f"evaluation on validation is one of the last {study.patience}.")
+    if any(map(diverged, runs)):
+        yield (f"`{DIVERGED}` marks a cell of which some runs diverged: their loss was no number, "
+               "and they stand with their best evaluation before.")
+    yield ("`rate` is the learning rate; `highest` or `lowest` says that it is the end of those "
+           "tried, beyond which a better one may lie. `n` counts the seeds.")
+    yield ("`training` is the accuracy on the training batches between the best evaluation and the "
+           "one before it, with dropout where there is any. It can be well below that on test, as "
+           "the model improves during these steps.")
+    yield ("`steps` is the median of the steps until the first evaluation within "
+           f"{recorded.NEAR:g} of the run's best on validation.")
+    if study.information:
+        yield ("`KL` is the mean Kullback-Leibler divergence KL(p || q), in nats per scored answer "
+               "on test, of the predictions p of a condition's runs from the predictions q of the "
+               f"runs of *{study.information}* with the same seeds: 0 where both predict the same "
+               "probabilities.")
+    if study.bodies:
+        yield ("`gain` is the copying gain of a body: by how many nats a token it predicted random "
+               "symbols better where they were repeated, when it was pretrained.")
+    yield "`trained` and `parameters` count the trained parameters and all."
+    yield ("`paper` is the paper's accuracy, at its own sizes, with its source: [notes:T3] is "
+           "table 3 of the paper, copied from public notes and not checked against the paper; "
+           "[memory c=0.7] is quoted from memory, with a confidence of 0.7, and not checked.")
+    yield "A dash stands for what is not on record in this study."
 
 
 def overview(asked: Mapping[str, Study], track: str, known: Mapping[str, Ledger]) -> str:
@@ -126,7 +143,7 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
     known_bodies = qualities(cells, known.file.parent) if study.bodies else {}
     lines = information.read(information.file_of(known)) if study.information else None
     rows = [["condition", "rate", "n", "test", *parts, "training", "steps",
-             *(["information"] if study.information else []),
+             *(["KL"] if study.information else []),
              *(["gain"] if study.bodies else []), "trained", "parameters", "paper"]]
     for cell in cells:
         found, rate = made[cell.condition.name], known.rate(cell)
@@ -135,7 +152,7 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
         mean = lambda part: statistics.mean([one["slices"][part] for one in test]).mean
         counts = found[0]["result"]["counts"] if found else None
         rows.append([
-            cell.condition.name, NONE if rate is None else f"{rate:g}", str(len(found)),
+            cell.condition.name, _rate(cell, rate), str(len(found)),
             _accuracy(study, cell, known),
             *(f"{mean(part):.3f}" if test else NONE for part in parts),
             _training(found),
@@ -151,7 +168,28 @@ def detail(study: Study, cells: Sequence[Cell], known: Ledger, numbers: Numbers)
     devices = " or ".join(sorted({run["result"]["device"] for run in runs}))
     where = f" Trained on {devices}." if runs else ""
     return (f"## {cells[0].task}\n\n{sizes}; {usual.steps:,} steps of {usual.batch} examples. "
-            f"{best}{where}\n\n{markdown(rows)}")
+            f"{_dropout(cells)}{best}{where}\n\n{markdown(rows)}")
+
+
+def _dropout(cells: Sequence[Cell]) -> str:
+    """Says what dropout the runs of some cells have, where it is the same in all."""
+    rates = {(one.dropout, one.embedding_dropout, one.attention_dropout, one.residual_dropout)
+             for one in (cell.usual for cell in cells)}
+    if len(rates) > 1:
+        return ""
+    (first, *inside), = rates
+    usual = "what its configuration says (0.1 in GPT-2)"
+    inside = " or ".join(sorted({usual if rate is None else f"{rate:g}" for rate in inside}))
+    return f"Dropout: {first:g} after a linear input layer; in the body, {inside}. "
+
+
+def _rate(cell: Cell, rate: float | None) -> str:
+    """Writes the chosen learning rate, and whether it is an end of those that were tried."""
+    if rate is None:
+        return NONE
+    tried = sorted((cell.leader or cell).rates)
+    ends = {tried[0]: " (lowest)", tried[-1]: " (highest)"} if len(tried) > 1 else {}
+    return f"{rate:g}{ends.get(rate, '')}"
 
 
 def _gain(quality: Quality | None) -> str:

@@ -73,8 +73,13 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> Interval:
     tested = stats.permutation_test(
         values[:1], lambda permuted, axis: _correlation(permuted, values[1], axis),
         permutation_type="pairings", vectorized=True, n_resamples=PERMUTATIONS, rng=0)
-    return Interval(float(_correlation(*values)), float(interval.low), float(interval.high),
-                    len(values[0]), float(tested.pvalue))
+    return Interval(correlation(*values), float(interval.low), float(interval.high), len(values[0]),
+                    float(tested.pvalue))
+
+
+def correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Computes Spearman's rank correlation of two measures of the same bodies."""
+    return float(_correlation(np.asarray(one, float), np.asarray(other, float)))
 
 
 def _correlation(one: np.ndarray, other: np.ndarray, axis: int = -1) -> np.ndarray:

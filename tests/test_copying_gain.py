@@ -63,6 +63,7 @@ def reached(order, low=0.90, apart=0.005):
 
 
 ORDERED = sorted(gains(), key=gains().get)
+ALONE = "language alone +1.000; copy alone +1.000"  # the order within each pretraining
 OTHERS = ["statistics of language", "mimetic attention"]  # bodies of unknown gain
 
 
@@ -129,18 +130,18 @@ def test_a_pretraining_that_diverged_or_did_not_measure_gives_no_gain(folder):
 
 def test_the_verdict_on_an_order_follows_the_records_and_flips_when_they_are_reversed(folder):
     found = details(folder)
-    assert found[:3] == ["rho +1.000", "+1.000 to +1.000", f"{len(ORDERED)} bodies"]
+    assert found[:3] == [f"rho +1.000 ({ALONE})", "+1.000 to +1.000", f"{len(ORDERED)} bodies"]
     assert found[3] == "<0.001" and found[-1] == "supported"
     reach(folder, reached(reversed(ORDERED)))
     found = details(folder)
-    assert found[0] == "rho -1.000" and found[-1] == "contradicted"
+    assert found[0].startswith("rho -1.000 (") and found[-1] == "contradicted"
     reach(folder, reached(ORDERED[::2] + ORDERED[1::2][::-1]))  # up, and down again
     assert details(folder)[-1] == "undecided"
 
 
 def test_bodies_of_unknown_gain_do_not_count_in_an_order(folder):
     reach(folder, reached(ORDERED) | dict.fromkeys(OTHERS, 0.6))
-    assert details(folder)[::2][:2] == ["rho +1.000", f"{len(ORDERED)} bodies"]
+    assert details(folder)[::2][:2] == [f"rho +1.000 ({ALONE})", f"{len(ORDERED)} bodies"]
 
 
 def test_an_order_of_too_few_bodies_is_not_tested(folder):
@@ -161,6 +162,13 @@ def test_a_body_of_which_a_seed_is_missing_does_not_count_in_an_order(folder):
     assert details(folder)[2] == f"{len(ORDERED) - 1} bodies"
 
 
+def test_the_order_within_each_pretraining_is_stated_beside_that_of_all_bodies(folder):
+    language = [name for name in ORDERED if known(folder)[name].pretraining == "language"]
+    others = [name for name in ORDERED if name not in language]
+    reach(folder, reached([*others, *reversed(language)]))
+    assert details(folder)[0].endswith("(language alone -1.000; copy alone +1.000)")
+
+
 def test_an_order_of_bodies_that_all_fail_says_nothing(folder):
     reach(folder, reached(ORDERED, low=0.3))
     assert details(folder)[-1] == "undecided (none passes the floor)"
@@ -170,7 +178,8 @@ def test_a_lower_loss_on_text_counts_as_better(folder):
     losses = {name: one.loss for name, one in known(folder).items() if one.loss is not None}
     assert len(losses) == 11 and max(losses, key=losses.get) == "random"
     reach(folder, reached(sorted(losses, key=losses.get, reverse=True)))
-    assert details(folder, "language loss")[:3] == ["rho +1.000", "+1.000 to +1.000", "11 bodies"]
+    assert details(folder, "language loss")[:3] == [
+        "rho +1.000 (language alone +1.000)", "+1.000 to +1.000", "11 bodies"]
 
 
 @pytest.mark.parametrize("stated, said", [

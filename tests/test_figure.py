@@ -112,17 +112,18 @@ def test_a_study_is_drawn_from_its_records(command, tmp_path, monkeypatch):
 
 
 def test_a_study_with_a_file_is_drawn_by_its_conditions(command, tmp_path, monkeypatch):
-    reached = {"language": 0.8, "bit memory": 0.7}  # which has a body for each seed
+    reached = {"trained on language": 0.8, "trained on bit memory": 0.7}  # which has a body for each seed
     write(tmp_path, recorded(reached, ("bit-xor",), "modality"), "modality")
     monkeypatch.setattr("scripts.recorded.RECORDS", tmp_path / "records")
     asked = ["figure", "--study", "modality", "--to", tmp_path / "p.svg"]
     code, out, err = command(*asked)
     assert code == 0 and "16 runs" in out, err  # three rates for one seed, and five that count
     picture = (tmp_path / "p.svg").read_text()
-    assert ">language, lr 0.003<" in picture and picture.count(">bit memory, lr 0.001<") == 1
+    assert ">trained on language, lr 0.003<" in picture
+    assert picture.count(">trained on bit memory, lr 0.001<") == 1
     code, out, err = command(*asked, "--task", "bit-xor", "--chosen", "True")
     assert code == 0 and "10 runs" in out, err
     picture = (tmp_path / "p.svg").read_text()
-    assert ">language<" in picture and picture.count(">bit memory<") == 1
+    assert ">trained on language<" in picture and picture.count(">trained on bit memory<") == 1
     code, out, err = command(*asked, "--task", "mnist")
     assert code == 2 and "scripts.study modality" in err and err.count("\n") == 1

@@ -94,11 +94,11 @@ def table(folder):
 
 
 def column(folder):
-    """Reads off the document what the column `information` says, by condition."""
+    """Reads off the document what the column `KL` says, by condition."""
     part = table(folder).partition("## bit-memory")[2]
     head, = rows(part, "condition")
     names = ("pretrained", "output alone", "random")
-    return {name: rows(part, name)[0][head.index("information")] for name in names}
+    return {name: rows(part, name)[0][head.index("KL")] for name in names}
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_the_column_has_the_mean_over_the_seeds_and_a_dash_where_there_is_none(s
 def test_a_study_without_a_reference_has_no_column_and_nothing_to_measure(small, command):
     study = small / "small.toml"
     study.write_text(study.read_text().replace('information = "random"\n', ""))
-    assert "information" not in table(small) and "KL(" not in table(small)
+    assert "KL" not in table(small)
     code, _, err = command("information", "small", *places(small))
     assert code == 2 and err.count("\n") == 1
     assert f"{study} names no condition to measure" in err and "add a line like" in err

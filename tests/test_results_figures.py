@@ -98,7 +98,7 @@ def test_what_is_missing_is_named(folder):
         found = " ".join(words(folder, kind))
         assert "Missing tasks: bit-memory, listops, cifar10." in found
         assert "Missing on bit-xor: frozen random; fully trained." in found
-        assert "Missing conditions: frozen random, depth-scaled; LSTM; LSTM, repaired; one block" \
+        assert "Missing conditions: frozen random, depth-scaled; LSTM; LSTM, standard initialisation; one block" \
             in found
 
 

@@ -50,7 +50,7 @@ function makeTable() {
   const body = element("tbody", { role: "rowgroup" });
   const table = element("table", { role: "grid", "aria-label": "Runs", "aria-multiselectable": "true" },
                         element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...heads)), body);
-  find("runs").append(table, element("p", { class: "empty soft", hidden: "" }, "No run is as the filters ask."));
+  find("runs").append(table, element("p", { class: "empty soft", hidden: "" }, "No run matches the filters."));
   table.addEventListener("click", (event) => {
     const row = event.target.closest("tbody tr"), sort = event.target.dataset.sort;
     if (sort) {
