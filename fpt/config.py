@@ -141,7 +141,7 @@ class Config:
     """Sets the width of a body that has no weights of its own, an LSTM for example."""
     rates: tuple[str, ...] = ()
     """Multiplies the learning rate of some roles by factors, norm=1 attention@0-2=0.01 for example.
-    Of several factors for a parameter the last holds."""
+    If several factors apply to a parameter, the last one counts."""
     start: str | None = None
     """Names the folder of the finished run that this run begins from."""
     begins: str | None = None

@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class InUse(UserError):
+    """Reports that another process is training a run, which may soon be there."""
+
+
 def nearest(name: str, known: Iterable[str], what: str) -> UserError:
     """Makes the error for an unknown name, with the nearest known name or a list of them all."""
     known = list(known)

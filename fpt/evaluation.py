@@ -6,7 +6,7 @@ answers that a task names (`Task.slices`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,19 +29,23 @@ def at_once(asked: Interface, examples: int, runs: int = 1) -> int:
     return max(1, min(examples, size))
 
 
+def chunks(count: int, size: int) -> Iterator[np.ndarray]:
+    """Yields the indices of so many examples in chunks of one size, for one compiled function; the
+    first examples fill up the last chunk."""
+    for start in range(0, count, size):
+        yield np.arange(start, start + size) % count
+
+
 def answers(trainer: Trainer, frozen: dict, trainable: dict, split: Split,
             between: Callable[[], None] = lambda: None) -> tuple[np.ndarray, np.ndarray]:
     """Computes a stack's predictions [R, N, A] and mean losses [R, N], without dropout, in chunks.
 
-    All chunks have one size, so that one compiled function serves them.  between: called before
-    each chunk; an exception that it raises ends the evaluation.
+    between: called before each chunk; an exception that it raises ends the evaluation.
     """
     size = at_once(trainer.task.interface, len(split.inputs), trainer.runs)
     predictions, losses = [], []
-    for start in range(0, len(split.inputs), size):
+    for chosen in chunks(len(split.inputs), size):
         between()
-        # The last chunk is filled up with the first examples.
-        chosen = np.arange(start, start + size) % len(split.inputs)
         found = trainer.answer(frozen, trainable, split.inputs[chosen], split.targets[chosen])
         predictions.append(np.asarray(found[0]))
         losses.append(np.asarray(found[1]))

@@ -135,9 +135,9 @@ def body_table(body: Body, init: str = "original") -> dict[str, Parameter]:
     return {BODY + name: parameter for name, parameter in body.table(init).items()}
 
 
-def draw_body(body: Body, key, init: str = "original") -> dict[str, np.ndarray]:
+def draw_body(body: Body, key) -> dict[str, np.ndarray]:
     """Draws a fresh body, by the names that its parameters have in a model."""
-    return draw(body_table(body, init), key)
+    return draw(body_table(body), key)
 
 
 def apply(model: Model, parameters: dict, *arguments, **asked):

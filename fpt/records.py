@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from fpt import bodies, registry
 from fpt.arrays import described, digest, pack, unpack
 from fpt.config import ABSENT, FILES, NEWER, PLACES, Config
-from fpt.errors import UserError
+from fpt.errors import InUse, UserError
 from fpt.files import remove_leftovers, sha256, write_whole
 from fpt.saved import FROZEN, TRAINABLE, by_step, frozen
 
@@ -125,7 +125,7 @@ def configuration(stated: dict[str, Any]) -> Config:
 def check(config: Any, curve: Any, result: Any) -> None:
     """Checks the configuration, evaluations and result of a run; raises ValueError on damage."""
     try:
-        needed = [config[name] for name in ("task", "body", "seed", "lr", "steps", "batch")]
+        needed = [config[name] for name in ("task", "body", "load", "seed", "lr", "steps", "batch")]
         needed += [config["sizes"].keys()]
         needed += [(line["step"], line["validation"]["accuracy"]) for line in curve]
         needed += [(result[split]["accuracy"], result[split].get("slices", {}).keys())
@@ -155,20 +155,25 @@ class Folder:
     def __init__(self, out: Path, config: Config):
         self.path = out / config.name
         self.config = config
+        # A user may change or move the files while the run trains; it is what they were.
+        self.digest = config.digest
+        self._files = {name: sha256(Path(getattr(config, name))) for name in FILES
+                       if getattr(config, name)}
         self._lock = FileLock(self.path / LOCK)
 
     def open(self) -> None:
         """Locks the folder, and makes it where it is missing.
 
-        Raises UserError where it cannot be written, is in use, or holds another configuration.
+        Raises UserError where it cannot be written or holds another configuration, InUse where
+        another process trains the run.
         """
         self._there = self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(f"{self.path} is in use by another process; wait for it, or choose "
-                            "another --out") from None
+            raise InUse(f"{self.path} is in use by another process; wait for it, or choose "
+                        "another --out") from None
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}; choose another "
                             "--out") from None
@@ -215,7 +220,7 @@ class Folder:
 
     def write_frozen(self, values: dict[str, np.ndarray]) -> None:
         """Writes the frozen parameters that cannot be loaded or drawn again: `Source.to_store`."""
-        write_whole(self.path / FROZEN, pack(values, {"digest": self.config.digest}))
+        write_whole(self.path / FROZEN, pack(values, {"digest": self.digest}))
 
     def write_result(self, history: list[dict], result: dict[str, Any],
                      trainable: dict[str, np.ndarray], identity: dict[str, str]) -> None:
@@ -223,10 +228,8 @@ class Folder:
 
         identity: the description that is stored with the parameters, which identifies their body.
         """
-        result = result | {"trainable": digest(trainable)}
-        for name in FILES:  # a record tells a file's name, and the digest of its content
-            if file := getattr(self.config, name):
-                result[name] = sha256(Path(file))
+        # A record tells the name of a user's file, and the digest of its content.
+        result = result | {"trainable": digest(trainable)} | self._files
         write_whole(self.path / TRAINABLE, pack(trainable, identity))
         result["checksum"] = checksum(self._stated, history, result)
         write_json(self.path / RESULT, result)
@@ -234,7 +237,7 @@ class Folder:
 
     def write_kept(self, step: int, trainable: dict[str, np.ndarray]) -> None:
         """Writes the trainable parameters after a step, for later analysis."""
-        content = pack(trainable, {"digest": self.config.digest, "step": step})
+        content = pack(trainable, {"digest": self.digest, "step": step})
         write_whole(self.path / f"trainable-{step:08d}.safetensors", content)
 
     def states(self) -> dict[int, Path]:
@@ -247,14 +250,14 @@ class Folder:
 
         leaves: the arrays.  notes: what is no array.  stack: the names of all runs of the stack.
         """
-        about = {"digest": self.config.digest, "notes": notes, "stack": stack}
+        about = {"digest": self.digest, "notes": notes, "stack": stack}
         write_whole(self.path / f"state-{step:08d}.safetensors", pack(leaves, about))
 
     def read_state(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Reads the arrays and the notes of the state after a step, as `write_state` wrote them."""
         file = self.states()[step]
         leaves, about = unpack(file)
-        if about.get("digest") != self.config.digest:
+        if about.get("digest") != self.digest:
             raise UserError(f"{file} belongs to another run; delete it to start anew")
         return leaves, about["notes"]
 

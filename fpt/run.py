@@ -18,6 +18,7 @@ from fpt.interrupt import interruptible
 from fpt.planning import stacks
 from fpt.progress import Steps
 from fpt.stack import Log, Pace, Stack
+from fpt.task import Task
 
 
 def train(configs: Config | Iterable[Config], out: Path | str = "runs",
@@ -147,14 +148,15 @@ def summary(folder: Path, result: dict[str, Any]) -> str:
 def _check_finished(folders: list[records.Folder], data_dir: Path | None, keep: int,
                     quiet: bool) -> None:
     """Checks that finished runs are those that were asked for, and says that they are finished."""
-    loaded = {}
+    found: dict[Task, dict[str, str]] = {}  # the digests of each task's data
     for folder in folders:
         folder.check()
         task, steps = folder.config.task, folder.config.steps
         if data_dir:
-            if task not in loaded:
-                loaded[task] = contract.call(task, "load", data_dir, lambda line: None)
-            splits.check(loaded[task], folder.result()["data"], str(folder.path))
+            if task not in found:
+                data = contract.call(task, "load", data_dir, lambda line: None)
+                found[task] = splits.digests(data)
+            splits.check(found[task], folder.result()["data"], str(folder.path))
         if not quiet:
             lacks = keep and not {*kept_steps(steps, keep)} <= {*saved.kept(folder.path)}
             missing = ", without all the steps that --keep asks for" if lacks else ""

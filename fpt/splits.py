@@ -39,9 +39,8 @@ def digests(data: Mapping[str, Split]) -> dict[str, str]:
     return {name: digest(split._asdict()) for name, split in data.items()}
 
 
-def check(data: Mapping[str, Split], stated: Mapping[str, str], run: str) -> None:
-    """Raises UserError where splits differ from the digests that the record of `run` states."""
-    found = digests(data)
+def check(found: Mapping[str, str], stated: Mapping[str, str], run: str) -> None:
+    """Raises UserError where the digests of splits differ from those in the record of `run`."""
     if differ := sorted(name for name in found.keys() | stated.keys()
                         if found.get(name) != stated.get(name)):
         verb = "differs" if len(differ) == 1 else "differ"

@@ -211,7 +211,7 @@ class Stack:
         best = self._unstacked(self.best)
         for folder, history, result, trained in zip(
                 self.folders, self.history, self.results, best, strict=True):
-            identity = body | {"run": folder.config.digest, "frozen": result["frozen"]}
+            identity = body | {"run": folder.digest, "frozen": result["frozen"]}
             folder.write_result(history, result, trained, identity)
 
     def _frozen(self, number: int) -> dict:

@@ -14,7 +14,7 @@ from typing import Any
 from fpt.arrays import digest, unpack
 from fpt.errors import UserError
 from fpt.files import write_whole
-from scripts import recorded, studies
+from scripts import pretrained, recorded, studies
 from scripts.arguments import POSITIONAL, parsed
 from scripts.command import run
 from scripts.recorded import RECORDS
@@ -41,6 +41,9 @@ def main(arguments: list[str]) -> None:
     if options.study in studies.names():
         raise UserError(f"the runs of {options.study} are recorded by python -m scripts.study "
                         f"{options.study}; give --study a name that results/studies does not have")
+    if options.study == pretrained.STUDY:
+        raise UserError(f"{pretrained.STUDY} holds the pretraining runs of all studies, which "
+                        "python -m scripts.study records; give --study another name")
     found: dict[str, Path] = {}
     for folder in options.runs:
         if not folder.is_dir():

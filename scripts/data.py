@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> None:
           f"{contract.call(task, 'show', example, target)}")
     labels = contract.call(task, "token_labels", example)
     shown = labels if len(labels) <= 12 else [*labels[:6], "...", *labels[-5:]]
-    print("its tokens: " + " | ".join(shown))
+    print(textwrap.fill("its tokens: " + " | ".join(shown), 80, subsequent_indent="  "))
 
 
 if __name__ == "__main__":

@@ -44,14 +44,14 @@ def main(arguments: list[str]) -> None:
     split = splits.sample(data, options.split, options.examples)
     predictions, losses = (found[0] for found in answers(
         loaded.trainer, loaded.frozen, loaded.trainable, split))
+    if options.export:  # first, as it may be refused
+        loaded.export(options.export)
     if options.predictions:
         numbers = splits.sampled(options.split, size, options.examples).tolist()
         lines = [json.dumps({"example": number, "prediction": predicted.tolist(),
                              "target": target.tolist()})
                  for number, predicted, target in zip(numbers, predictions, split.targets)]
         write_whole(options.predictions, ("\n".join(lines) + "\n").encode())
-    if options.export:
-        loaded.export(options.export)
     floors = {name: finite(value) for name, value in loaded.task.floors(data, split).items()}
     print(json.dumps({
         "run": loaded.folder.name, "split": options.split,

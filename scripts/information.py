@@ -91,9 +91,9 @@ def read(file: Path) -> Lines:
     Raises UserError naming a line that is damaged.
     """
     found: dict[tuple[str, str], Line] = {}
-    for number, text in enumerate(file.read_text().splitlines() if file.is_file() else (), 1):
+    for number, text in enumerate(file.read_bytes().splitlines() if file.is_file() else (), 1):
         try:
-            line = json.loads(text)
+            line = json.loads(text.decode())
             if not isinstance(line["nats"], float | None):
                 raise TypeError(f"{line['nats']!r} is no number of nats")
             found[line["run"], line["reference"]] = line
@@ -161,17 +161,15 @@ def predicted(folder: Path, examples: int | None, data_dir: Path | None
     from scipy.special import log_softmax
 
     from fpt import splits
-    from fpt.evaluation import at_once
+    from fpt.evaluation import at_once, chunks
     from fpt.task import UNSCORED
 
     place = RunOptions(data_dir=data_dir)
     loaded = place.load(folder)
     inputs, targets = splits.sample(place.data(loaded), "test", examples)
-    size, logits = at_once(loaded.task.interface, len(inputs)), []
-    for start in range(0, len(inputs), size):
-        # All chunks have one size, for one compiled function: the first examples fill up the last.
-        chosen = np.arange(start, start + size) % len(inputs)
-        logits.append(np.asarray(loaded(inputs[chosen]), np.float64))
+    size = at_once(loaded.task.interface, len(inputs))
+    logits = [np.asarray(loaded(inputs[chosen]), np.float64)
+              for chosen in chunks(len(inputs), size)]
     found = np.concatenate(logits)[: len(inputs)]
     return log_softmax(found, axis=-1), np.asarray(targets) != UNSCORED
 

@@ -51,7 +51,7 @@ class Ledger:
             try:
                 config = json.loads((result.parent / "config.json").read_text())
                 self._finished[key(config)] = result.parent
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{result.parent} is damaged ({error}); delete it, and it is "
                                 "trained again") from None
 
@@ -151,8 +151,10 @@ class Ledger:
 
     @cached_property
     def timed(self) -> list[Run]:
-        """Lists the runs by which times are estimated: those on record that a CPU has trained."""
-        return list(filter(recorded.on_cpu, self.all))
+        """Lists the runs by which times are estimated: those on record that a CPU has trained,
+        without those of a user's own file, which a record names and does not hold."""
+        return [run for run in self.all if recorded.on_cpu(run)
+                and not any(run["config"].get(name) for name in FILES)]
 
     @cached_property
     def _elsewhere(self) -> dict[str, Run]:

@@ -28,8 +28,8 @@ class Options:
     """Holds what all training commands take beside the task's sizes and the fields of Config."""
 
     preset: str = "laptop"
-    """Names the preset that the defaults come from: `laptop` trains in minutes on two cores,
-    `paper` as published."""
+    """Names the preset that the defaults come from: `laptop` has sizes for two cores, `paper` those
+    that were published."""
     data_dir: Path | None = None
     """Names the folder that holds mnist/, cifar10/, listops/ or text/; None means the one that
     FPT_DATA names, and without that the data are downloaded."""
@@ -61,6 +61,9 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     invalid values.
     """
     early = ahead(arguments, program)
+    if early.from_ and early.preset != Options.preset:
+        raise UserError(f"--preset {early.preset} and --from exclude each other: a run takes the "
+                        "settings of the one that it begins from; leave one of them out")
     if early.from_:
         settings = {name: value for name, value in settings.items() if name == "train"}
         usual = replace(_begun(early.from_, task_class, file), **settings)
@@ -70,8 +73,9 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
                if option.name in SEVERAL else option
                for option in options_of(Config, usual) if option.name not in ("task", *FOUND)]
     about = described(task_class)
-    known = expected(task_class.name) if usual == Config.preset(task_class()) else None
-    if known and not early.from_:
+    asked_help = {"-h", "--help"} & {*arguments}
+    if (asked_help and not early.from_ and usual == Config.preset(task_class())
+            and (known := expected(task_class.name))):
         about += (f" With the defaults, accuracy on test is {known.accuracy:.3f} after "
                   f"{known.minutes:.1f} minutes on two cores; the best trivial predictor has "
                   f"{known.floor:.3f}.")

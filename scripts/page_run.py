@@ -123,12 +123,13 @@ def check(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], as
     if outside := [number for number in asked.examples if not 0 <= number < count]:
         raise UserError(f"no example {outside[0]}: those of {run.task.name}'s test split are 0 to "
                         f"{count - 1}")
+    found = splits.digests(data)
     for twin in twins:
         if twin.task != run.task:
             raise UserError(f"{twin.folder} is of {_sized(twin)}, while {run.folder} is of "
                             f"{_sized(run)}; --beside takes runs of the same task in the same "
                             "sizes")
-        splits.check(data, twin.result["data"], str(twin.folder))
+        splits.check(found, twin.result["data"], str(twin.folder))
 
 
 def _sized(run: LoadedRun) -> str:

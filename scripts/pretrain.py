@@ -1,12 +1,14 @@
-"""Pretrains a body, which later runs load and freeze: `python -m scripts.pretrain language`.
+"""Pretrains a body, which later runs load and freeze.
+
+For example: `python -m scripts.pretrain language`.
 
     language     trains on the prose in the data folder's text/
     copy         trains on random symbols that are then repeated
     task TASK    trains all weights on a task
     self TASK    trains to predict the next token of a task's own inputs
 
-This is the training of `scripts.train` with other defaults; the body is then written as a GPT-2
-checkpoint.
+This is the training of `scripts.train` with other defaults; the body is then
+written as a GPT-2 checkpoint.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ def main(arguments: list[str]) -> None:
     loaded = load_run(trained)
     if kind == "language" and (options.sample or not written):
         data = loaded.task.load(data_folder(options.data_dir), print)
-        splits.check(data, loaded.result["data"], str(trained))
+        splits.check(splits.digests(data), loaded.result["data"], str(trained))
     if not written:
         with whole_folder(folder) as part:
             loaded.export(part, whole=False, dtype=np.dtype(options.stored))

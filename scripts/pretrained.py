@@ -6,7 +6,6 @@ A study states under [bodies] a command line of `scripts.pretrain` for each pret
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -79,7 +78,8 @@ def make(cells: Sequence[Cell], known: Ledger, data_dir: Path | None) -> None:
 
     pretrainings = _pretrainings(known)
     for body in needed:
-        pretrainings.recorded.setdefault(body.key, summary(known.out / _origin(body)["run"]))
+        if body.key not in pretrainings.recorded:
+            pretrainings.recorded[body.key] = summary(known.out / _origin(body)["run"])
     pretrainings.write()
 
 
@@ -123,9 +123,10 @@ def _pretrainings(known: Ledger) -> Ledger:
 
 def _origin(body: Body) -> dict:
     """Reads the record of the run that a body was made by."""
+    from fpt.records import read_json
     from scripts.pretrain import PROVENANCE
 
-    return json.loads((BODIES / body.name / PROVENANCE).read_text())
+    return read_json(BODIES / body.name / PROVENANCE)
 
 
 def _pretrain(body: Body, out: Path, data_dir: Path | None) -> Path:

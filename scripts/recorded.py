@@ -45,13 +45,14 @@ def read(file: Path) -> list[Run]:
     from fpt.records import check
 
     found: dict[str, Run] = {}
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
-            run = json.loads(line)
+            run = json.loads(line.decode())
             name, config, curve, result = (run[part] for part in PARTS)
             check(config, curve, result)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"{file}, line {number}: {error}; collect the study again") from None
+            raise UserError(f"{file}, line {number}: {error}; delete the line, and record its run "
+                            "again with scripts.study or scripts.collect") from None
         if name in found:
             raise UserError(f"{file}, line {number} holds {name} a second time; remove one of the "
                             "two")

@@ -37,7 +37,8 @@ class Options:
     check: bool = False
     """Writes nothing; says which files are stale, and fails if any is."""
     results: Path = RESULTS
-    """Names the folder that holds records/ and papers.json."""
+    """Names the folder that holds records/, papers.json and claims.toml; the studies are those of
+    the project."""
 
 
 def main(arguments: list[str]) -> None:
@@ -76,17 +77,33 @@ def _left_over(folder: Path, made: Collection[Path]) -> list[Path]:
 
     made: the files that are made now.
     """
-    ours = lambda file: (b"sha256:" in (content := file.read_bytes())  # a figure's source
-                         or content.startswith(f"# {file.stem}: ".encode()))  # a table's heading
-    files = (file for part in ("tables/*.md", "figures/*.*") for file in folder.glob(part))
-    return sorted(file for file in files if file not in made and ours(file))
+    from scripts.results_figures import FORMATS, KINDS
+
+    parts = ["tables/*.md", *(f"figures/*-{kind}.{form}" for kind in KINDS for form in FORMATS)]
+    files = (file for part in parts for file in folder.glob(part))
+    return sorted(file for file in files if file not in made and _ours(file))
+
+
+def _ours(file: Path) -> bool:
+    """Tells whether a table or figure was made here: by a line of its text, or by the digest that
+    it holds of what it was drawn from."""
+    from scripts.results_tables import ABSENT
+
+    if not file.is_file():
+        return False
+    content, heading = file.read_bytes(), f"# {file.stem}: "
+    if file.suffix == ".md":
+        return content.startswith(heading.encode()) and ABSENT.encode() in content
+    return b"sha256:" in content
 
 
 def _holds(file: Path, content: str | Figure | None) -> bool:
     """Tells whether a file is as it should be; None stands for one that should not be there."""
-    if content is None or not file.is_file():
-        return content is None and not file.is_file()
-    return file.read_text() == content if isinstance(content, str) else content.is_in(file)
+    if content is None:
+        return not _ours(file)
+    if isinstance(content, str):
+        return file.is_file() and file.read_bytes() == content.encode()
+    return content.is_in(file)
 
 
 def build(folder: Path, figures: Collection[Path] = ()) -> dict[Path, str | Figure | None]:
@@ -110,8 +127,8 @@ def build(folder: Path, figures: Collection[Path] = ()) -> dict[Path, str | Figu
     )
 
     numbers = results_tables.papers(folder / "papers.json")
-    known = {name: Ledger(folder / "records" / f"{name}.jsonl") for name in studies.names()}
-    asked = {name: studies.study(name) for name in known}
+    asked = {study.name: study for study in studies.on(TRACK)}
+    known = {name: Ledger(folder / "records" / f"{name}.jsonl") for name in asked}
     made = {folder / "tables" / f"{name}.md":
             results_tables.tables(study, TRACK, known[name], numbers,
                                   results_figures.shown(study, figures))

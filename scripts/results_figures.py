@@ -87,7 +87,7 @@ def figures(folder: Path, track: str) -> dict[Path, Figure | None]:
     """
     found: dict[Path, Figure | None] = {}
     numbers = results_tables.papers(folder / "papers.json")
-    for study in map(studies.study, studies.names()):
+    for study in studies.on(track):
         if strange := [kind for kind in study.figures if kind not in KINDS]:
             raise nearest(strange[0], KINDS, f"figure in {studies.STUDIES / study.name}.toml")
         known = Ledger(folder / "records" / f"{study.name}.jsonl")

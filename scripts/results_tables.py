@@ -21,6 +21,7 @@ from scripts.studies import Cell, Study
 Numbers = dict[tuple[str, str, str], dict[str, Any]]  # (section, condition, task) -> a number
 LIMIT, DIVERGED = "*", "†"  # mark what was stopped by its number of steps, and what diverged
 NONE = "-"
+ABSENT = "A dash stands for what is not on record in this study."
 
 
 def papers(file: Path) -> Numbers:
@@ -93,7 +94,7 @@ def _explained(study: Study, runs: Iterable[Run]) -> Iterator[str]:
     yield ("`paper` is the paper's accuracy, at its own sizes, with its source: [notes:T3] is "
            "table 3 of the paper, copied from public notes and not checked against the paper; "
            "[memory c=0.7] is quoted from memory, with a confidence of 0.7, and not checked.")
-    yield "A dash stands for what is not on record in this study."
+    yield ABSENT
 
 
 def overview(asked: Mapping[str, Study], track: str, known: Mapping[str, Ledger]) -> str:

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from fpt.config import Config, grid, kept_steps
+from fpt.config import FOUND, Config, grid, kept_steps
 from fpt.errors import UserError, nearest, refuse_unknown
 
 PROJECT = Path(__file__).parent.parent  # where the paths in pretraining command lines begin
@@ -43,6 +43,12 @@ STUDIES = PROJECT / "results" / "studies"
 OWN = ("tasks", "paper", "rate_of")  # what a condition states beside settings and rates
 BODIES = Path("bodies")  # holds the bodies that studies pretrain
 SEED = "{seed}"
+# What the values in a study's file are; a type in a tuple stands for a list of such values.
+KINDS = {str: "a text", int: "a whole number", (str,): "a list of texts",
+         (float,): "a list of numbers"}
+TYPES = {"question": str, "source": str, "section": str, "information": str, "patience": int,
+         "figures": (str,), "fixed": (float,)}
+CONDITION = {"among": (float,), "paper": str, "rate_of": str, "tasks": (str,)}
 
 
 @cache  # tables and verdicts ask for the same runs many times
@@ -233,6 +239,11 @@ def names() -> list[str]:
     return sorted(file.stem for file in STUDIES.glob("*.toml"))
 
 
+def on(track: str) -> list[Study]:
+    """Reads the studies that have a track, by name."""
+    return [found for found in map(study, names()) if track in found.tracks]
+
+
 def study(name: str) -> Study:
     """Reads a study.  Raises UserError where there is none of that name, or its file is wrong."""
     file = STUDIES / f"{name}.toml"
@@ -245,10 +256,13 @@ def study(name: str) -> Study:
 
 
 def _study(name: str, stated: dict[str, Any]) -> Study:
+    _check_types(stated)
     rates, conditions = stated.pop("rates", {}), stated.pop("conditions")
     tracks = {track: _track(track, **sizes) for track, sizes in stated.pop("tracks").items()}
     lists = {key: tuple(stated.pop(key, ())) for key in ("fixed", "figures")}
     seeds = {key: tuple(stated.pop(key)) for key in ("choosing", "counted")}
+    if not seeds["counted"]:
+        raise ValueError("counted is empty; state the seeds whose runs count")
     if overlap := {*seeds["choosing"]} & {*seeds["counted"]}:
         raise ValueError(f"seeds that choose a rate do not count, but {sorted(overlap)} do both")
     for key, of_key in seeds.items():
@@ -258,6 +272,36 @@ def _study(name: str, stated: dict[str, Any]) -> Study:
                  **lists, **stated)
     _check_names(made, rates)
     return made
+
+
+def _check_types(stated: Mapping[str, Any]) -> None:
+    """Raises TypeError for a value in a study's file, outside of its tracks, that has another type
+    than is read."""
+    for name, wanted in TYPES.items():
+        if name in stated and not _is(stated[name], wanted):
+            raise TypeError(f"{name} = {stated[name]!r} must be {KINDS[wanted]}")
+    for table in ("rates", "bodies", "conditions", "tracks"):
+        if not isinstance(stated.get(table, {}), dict):
+            raise TypeError(f"{table} must be a table")
+    for kind, tried in stated.get("rates", {}).items():
+        if not _is(tried, (float,)):
+            raise TypeError(f"{kind} = {tried!r} under [rates] must be {KINDS[float,]}")
+    for name, command in stated.get("bodies", {}).items():
+        if not isinstance(command, str):
+            raise TypeError(f"{name} = {command!r} under [bodies] must be {KINDS[str]}")
+    for name, settings in stated["conditions"].items():
+        for key in settings.keys() & CONDITION.keys():
+            if not _is(settings[key], CONDITION[key]):
+                raise TypeError(f"{key} = {settings[key]!r} of {name!r} must be "
+                                f"{KINDS[CONDITION[key]]}")
+
+
+def _is(value: Any, wanted: type | tuple[type]) -> bool:
+    """Tells whether a value is of a type or, where that is in a tuple, a list of such values; a
+    whole number is a number as well."""
+    if isinstance(wanted, tuple):
+        return isinstance(value, list) and all(_is(one, *wanted) for one in value)
+    return type(value) is wanted or (wanted is float and type(value) is int)
 
 
 def _check_names(made: Study, rates: Mapping[str, Any]) -> None:
@@ -279,8 +323,11 @@ def _check_names(made: Study, rates: Mapping[str, Any]) -> None:
     for track in made.tracks.values():
         refuse_unknown(track.bodies, {one.get("body", "gpt2") for one in settings},
                        f"body that a track replaces{at}")
-        for task in track.settings:
+        for task, sizes in track.settings.items():
             tasks.find(task)  # refuses one that there is not
+            if found := sorted({*FOUND} & sizes.keys()):
+                raise ValueError(f"{found[0]!r} under the settings of {task} is no setting of a "
+                                 "study's")
     some_track = {task for track in made.tracks.values() for task in track.tasks}
     for condition in made.conditions:
         refuse_unknown(condition.tasks or (), some_track, f"task of {condition.name!r}{at}")
@@ -297,7 +344,7 @@ def _track(track: str, tasks: list[str], settings: Mapping[str, Mapping[str, Any
 
 def _conditions(stated: dict[str, dict[str, Any]], rates: dict[str, list[float]]
                 ) -> Iterator[Condition]:
-    of_runs = {one.name for one in dataclasses.fields(Config)} - {"task", "lr", "seed"}
+    of_runs = {one.name for one in dataclasses.fields(Config)} - {"task", "lr", "seed", *FOUND}
     fields = of_runs | {"among", *OWN}
     for name, settings in stated.items():
         if strange := settings.keys() - fields:

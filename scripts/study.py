@@ -1,7 +1,7 @@
 """Makes a study: `python -m scripts.study main` trains what is missing of it and records it.
 
-Each condition's learning rate is chosen on validation, with seeds that do not count; then the seeds
-that count are trained at that rate, and scored on test once.
+Each condition's learning rate is chosen on validation, with seeds that serve for nothing else; the
+seeds that count are then trained at that rate, and scored on test once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fpt.config import Config
-from fpt.errors import UserError
+from fpt.errors import InUse, UserError
 from scripts import cluster, information, ledger, options, pretrained, recorded, studies
 from scripts.arguments import POSITIONAL, parsed
 from scripts.command import run
@@ -101,6 +101,7 @@ def complete(cells: list[Cell], known: Ledger, asked: Options) -> None:
     """Makes what is missing of some cells: their bodies, then their runs."""
     record_known(cells, known)
     pretrained.make(cells, known, asked.data_dir)
+    elsewhere = []  # cells of which another process trains a run
     for number, cell in enumerate(cells, 1):
         missing = known.missing(cell)
         if missing:
@@ -108,8 +109,15 @@ def complete(cells: list[Cell], known: Ledger, asked: Options) -> None:
             print(f"[{number} of {len(cells)}] {cell.task}, {cell.condition.name}: {missing} "
                   f"run{'s' * (missing > 1)} to train; about {ledger.said(hours)} hours left in "
                   "all", flush=True)
-        make(cell, known, asked)
+        try:
+            make(cell, known, asked)
+        except InUse as error:
+            print(f"left for later: {error}", flush=True)
+            elsewhere.append(f"{cell.condition.name} on {cell.task}")
     known.write()
+    if elsewhere:
+        raise UserError(f"another process trains runs of {', '.join(elsewhere)}; once it has "
+                        "ended, the same command records them and trains what is left")
 
 
 def record_known(cells: Iterable[Cell], known: Ledger) -> None:

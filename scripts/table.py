@@ -78,7 +78,8 @@ def table(runs: list[Run]) -> str:
     sizes = ", ".join(f"{key} {value}" for key, value in config["sizes"].items())
     return (f"### {config['task']}\n\n{sizes}; {config['steps']:,} steps of {config['batch']}; "
             f"{count} run{'s' * (count > 1)} in all.\nBest floor on test: {floor:.3f} ({name}). "
-            f"{reached} Means and sd are over task seeds, which also draw what is not loaded.\n\n"
+            f"{reached} Means and sd are over seeds; a seed also draws the parameters that are not "
+            "loaded.\n\n"
             f"{markdown(rows)}")
 
 

@@ -1,4 +1,4 @@
-"""Defines copying without language, which is what induction heads do (Olsson et al. 2022)."""
+"""Defines a task of copying random symbols, which induction heads solve (Olsson et al. 2022)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ SHORTEST_REPEATED = 8  # tokens
 
 @dataclass(frozen=True)
 class Language(NextToken):
-    """Asks for the next token of English prose, or of whatever text lies in the folder."""
+    """Asks for the next token of English prose, or of other text in the data folder's text/."""
 
     name: ClassVar[str] = "language"
     presets: ClassVar[Mapping[str, Preset]] = {

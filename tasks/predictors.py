@@ -32,7 +32,7 @@ def _summarise(symbols: np.ndarray) -> dict[str, np.ndarray]:
     direct = digits(symbols) & (level == 1)
     leading = digits(symbols) & (np.cumsum(operators | (symbols == CLOSE), axis=1) == 1)
     nested = np.minimum((operators & (level == 2)).sum(axis=1), MOST_OPERATORS)
-    combined = lambda kept: root * 101 + _use_of(symbols, kept, root)
+    combined = lambda kept: root * 101 + use_of(symbols, kept, root)
     return {
         "majority": np.zeros_like(root),
         "root operator": root,
@@ -56,7 +56,7 @@ def depth(symbols: np.ndarray) -> np.ndarray:
     return np.cumsum(opens(symbols), axis=1) - np.cumsum(symbols == CLOSE, axis=1)
 
 
-def _use_of(symbols: np.ndarray, kept: np.ndarray, root: np.ndarray) -> np.ndarray:
+def use_of(symbols: np.ndarray, kept: np.ndarray, root: np.ndarray) -> np.ndarray:
     """Reduces the digits that are `kept` to what the root operator can use of them.
 
     The result is int [N] in 0 .. 99, or 100 where there is no such digit.

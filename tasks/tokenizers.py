@@ -1,4 +1,4 @@
-"""Keeps tokenizers under their digests, so that a record names what a tokenizer is, not where."""
+"""Stores tokenizers under the SHA-256 of their content, by which a record names them."""
 
 from __future__ import annotations
 

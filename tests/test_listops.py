@@ -403,7 +403,7 @@ def test_a_look_up_that_sees_nested_digits_is_stronger_than_the_floors():
         direct = predictors.summarise(symbols)["root operator, direct digits"]
         level, opened = predictors.depth(symbols), predictors.opens(symbols)
         root = symbols[:, 0].astype(int) - FIRST
-        nested = predictors._use_of(symbols, predictors.digits(symbols) & (level > 1), root)
+        nested = predictors.use_of(symbols, predictors.digits(symbols) & (level > 1), root)
         names = sum(4**kind * np.minimum(3, (opened & (level == 2) & (symbols == FIRST + kind)).sum(axis=1))
                     for kind in range(len(OPERATORS)))
         return direct, direct * 1_000 + names, (direct * 1_000 + names) * 1_000 + nested

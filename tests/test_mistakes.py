@@ -194,6 +194,8 @@ COMMANDS = [
     ("cannot write", "table", "--study", "births", "--to", "{folder}"),
     ("--study is empty", "collect", "{run}", "--study", ""),
     ("small letters", "collect", "{run}", "--study", "A"),
+    ("pretraining runs of all studies", "collect", "{run}", "--study", "bodies"),
+    ("exclude each other", "train", "bit-xor", "--from", "{run}", "--preset", "paper"),
     ("small letters", "collect", "{run}", "--study", "é"),
     ("small letters", "collect", "{run}", "--study", "a b"),
     ("cannot write", "collect", "{run}", "--study", "s", "--records", "{file}"),

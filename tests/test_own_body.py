@@ -17,8 +17,10 @@ import fpt
 from fpt import UserError, load_body, load_run, train
 from fpt.arrays import digest
 from fpt.config import Config, grid
+from fpt.files import sha256
 from fpt.interrupt import Interrupted
 from fpt.parameters import Source, resolve
+from fpt.records import Folder
 from fpt.run import resolved
 from tasks.bits import BitXor
 from tests.running import assert_same, ctrl_c
@@ -189,3 +191,20 @@ def test_the_body_of_the_page_trains(command, tmp_path):
     run, = (tmp_path / "runs").iterdir()
     code, out, err = command("evaluate", run, "--body-file", moved)
     assert code == 0 and json.loads(out)["n"] == 1024, err
+
+
+def test_a_file_that_goes_while_its_run_trains_is_recorded_as_it_was(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(MEAN)
+    config = Config(BitXor(bits=3), **SETTINGS | KINDS["own"] | {"body_file": str(file)})
+    folder, was = Folder(tmp_path / "runs", config), sha256(file)
+    folder.open()
+    file.unlink()
+    folder.write_state(3, {}, {"a": 1}, [folder.path.name])
+    assert folder.read_state(3) == ({}, {"a": 1})
+    score = {"accuracy": 0.5, "loss": 1.0}
+    history = [{"step": 0, "validation": score}]
+    folder.write_metrics(history)
+    folder.write_result(history, {"test": score, "validation": score, "floors": {}}, {}, {})
+    folder.close()
+    assert folder.result()["body_file"] == was

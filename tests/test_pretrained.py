@@ -213,3 +213,13 @@ def test_hours_follow_from_a_stated_rate(capsys):
         assert one == pytest.approx(2 * other, rel=0.01) and other > 0
     with pytest.raises(UserError, match="--tflops must be a positive number"):
         main(["copies", "--dry", "--tflops", "-1"])
+
+
+def test_a_body_on_record_needs_the_folder_of_its_pretraining_no_longer(made, tmp_path):
+    for name in ("bodies", "records"):
+        shutil.copytree(made / name, tmp_path / name)
+    file = tmp_path / "records" / "copies.jsonl"
+    kept = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(kept[1:]))
+    main(["copies", "--out", "elsewhere", "--records", "records"])
+    assert len(recorded.read(file)) == len(kept)

@@ -149,7 +149,7 @@ def test_records_that_were_changed_cut_or_doubled_are_refused(tmp_path):
                           (line[:-9], "line 1: "), ("[1]", "line 1: "),
                           ('{"run": "x"}', "line 1: "),
                           (f"{line}\n{line}", "line 2 holds one a second time"),
-                          (f"{line}\n\n", "line 2: ")):
-        file.write_text(content + "\n")
+                          (f"{line}\n\n", "line 2: "), (f"{line}\n\udcff", "line 2: ")):
+        file.write_text(content + "\n", errors="surrogateescape")
         with pytest.raises(UserError, match=said):
             read(file)

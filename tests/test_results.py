@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import pytest
 
@@ -41,11 +42,16 @@ def test_what_no_study_asks_for_any_longer_is_stale_and_removed(folder, capsys):
     left = [folder / "tables" / "gone.md", folder / "figures" / "gone-bars.png"]
     for file, of in zip(left, ("tables/main.md", "figures/main-bars.png")):
         file.write_bytes((folder / of).read_bytes().replace(b"# main:", b"# gone:"))
-    (folder / "tables" / "mine.md").write_text("# Notes\n")
+    mine = [folder / "tables" / "mine.md", folder / "tables" / "notes.md",
+            folder / "figures" / "main-bars-before.svg", folder / "figures" / "depth-curves.svg"]
+    for file in mine:
+        file.write_text(f"# {file.stem}: what I think\n")
+    shutil.copy(folder / "figures" / "main-bars.svg", mine[2])
+    (folder / "tables" / "v1.md").mkdir()
     with pytest.raises(UserError, match=r"gone-bars\.png, .*gone\.md: not what the records say"):
         main(["--check", "--results", str(folder)])
     main(["--results", str(folder)])
-    assert not any(file.exists() for file in left) and (folder / "tables" / "mine.md").exists()
+    assert not any(file.exists() for file in left) and all(file.exists() for file in mine)
     assert "2 of" in capsys.readouterr().out
     main(["--check", "--results", str(folder)])
 

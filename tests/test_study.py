@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from fpt import UserError, bodies, parameters
 from fpt.config import kept_steps
@@ -69,8 +70,12 @@ def made(tmp_path_factory):
     return folder
 
 
+def lines_of(records):
+    return (records / "small.jsonl").read_text().splitlines()
+
+
 def lines(folder):
-    return (folder / "records" / "small.jsonl").read_text().splitlines()
+    return lines_of(folder / "records")
 
 
 @pytest.mark.parametrize("name", studies.names())
@@ -236,7 +241,14 @@ def test_a_part_that_cannot_be_is_refused(small, shard):
     ("counted = [1, 2]", "counted = [1, 1]", "must be whole numbers, each once"),
     ("[tracks.mini]", '[tracks.mini]\nlike = "small"', "no study"),
     ("counted = [1, 2]", "counted = [0, 1]", r"\[0\] do both"),
-    ('source = "here"', "", "source"),
+    ('source = "here"', "", "source"), ('source = "here"', "source = 3", "source = 3 must be a text"),
+    ("patience = 1", 'patience = "two"', "patience = 'two' must be a whole number"),
+    ("[rates]", "figures = [[1]]\n[rates]", "figures = .* must be a list of texts"),
+    ("[rates]", 'fixed = ["1e-3"]\n[rates]', "fixed = .* must be a list of numbers"),
+    ("among = [3e-3]", "rate_of = 3", "rate_of = 3 of 'no body at one rate' must be a text"),
+    ("counted = [1, 2]", "counted = []", "counted is empty"),
+    ('train = "output"', 'train = "output"\nstart = "x"', "states 'start', which no condition has"),
+    ("patch = 4", 'patch = 4\nstart = "x"', "'start' under the settings of bit-memory"),
     ("patch = 4", "size = 4", "on bit-memory"),
     ('["bit-xor",', '["bit-xr",', "did you mean 'bit-xor'"),
     ("among = [3e-3]", 'birth = "mimetc"', "did you mean 'mimetic'")])
@@ -253,6 +265,27 @@ def test_a_mistake_in_a_study_is_one_line_that_says_where(small, old, new, said)
 def test_what_a_study_does_not_have_is_refused(small, arguments, said, tmp_path):
     with pytest.raises(UserError, match=said):
         main([*arguments, "--records", str(tmp_path)])
+
+
+def test_a_run_that_another_process_trains_is_left_for_later(small, made, tmp_path, capsys):
+    runs = shutil.copytree(made / "runs", tmp_path / "runs")
+    one = min(runs.glob("bit-xor-none-all-*-seed0-*"))
+    (one / "result.json").unlink()
+    asked = ["small", "--out", str(runs), "--records", str(tmp_path)]
+    with FileLock(one / ".lock"), pytest.raises(UserError, match="another process trains"):
+        main(asked)
+    assert "left for later" in capsys.readouterr().out and len(lines_of(tmp_path)) == 9
+    main(asked)
+    assert len(lines_of(tmp_path)) == 12
+
+
+def test_times_are_not_estimated_by_runs_of_a_users_own_file(tmp_path):
+    run = made_up(studies.study("main").cells("mini", "bit-xor")[0].candidates()[0], 0.9)
+    other = json.loads(json.dumps(run))
+    other["config"]["task_file"], other["run"] = "own.py", "other"
+    write(tmp_path, [run, other])
+    known = Ledger(tmp_path / "records" / "main.jsonl")
+    assert [one["run"] for one in known.timed] == [run["run"]] and known.rate_of_flops > 0
 
 
 def test_a_run_of_other_weights_is_not_taken_for_one_of_the_shipped_body():
