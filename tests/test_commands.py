@@ -95,7 +95,7 @@ MISTAKES = [
     (("data", "listops", "--source", "lar"), "did you mean 'lra'?"),
     (("evaluate", "no-such-run"), "no folder no-such-run"),
     (("evaluate", "tests"), "no config.json in tests"),
-    (("evaluate",), "run"),
+    (("evaluate",), "RUN"),
     (("collect", "no-such-folder", "--study", "s"), "no folder no-such-folder"),
     (("collect", "tests", "--study", "s"), "no finished run in tests"),
     (("collect", "tests", "--study", "../s"), "--study takes small letters"),

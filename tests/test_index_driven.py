@@ -137,7 +137,7 @@ def test_words_filter_in_any_column_and_nothing_found_says_so(opened, few):
     page.fill("#words", "TINY bit-memory 0.001")
     assert {*names(page)} == {"tiny0", "tiny1"}
     page.fill("#words", "nowhere")
-    assert (not names(page) and page.is_visible("text=No run is as the filters ask")
+    assert (not names(page) and page.is_visible("text=No run matches the filters")
             and page.is_disabled("#choose"))
     page.click("button[type=reset]")
     assert len(names(page)) == 6
