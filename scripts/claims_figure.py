@@ -16,7 +16,7 @@ STYLES = {SUPPORTED: {"color": COLOURS[0], "marker": "o", "markerfacecolor": COL
           CONTRADICTED: {"color": COLOURS[1], "marker": "s", "markerfacecolor": COLOURS[1]},
           UNDECIDED: {"color": "0.45", "marker": "D", "markerfacecolor": "white"}}
 MARGIN = {"color": "0.3", "marker": "|", "markersize": 11, "linestyle": "none"}
-WIDTH, ROW = 10.0, 0.39  # inches: of the figure, and of a claim of up to three lines
+WIDTH, ROW = 10.0, 0.46  # inches: of the figure, and of a claim of up to three lines
 SIZE, SMALL = 11, 8.5  # of fonts, in points
 LETTERS = 60  # in a line of a claim
 LINEAR = 0.02  # differences beyond it are drawn by their logarithm
