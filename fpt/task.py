@@ -213,3 +213,8 @@ class Task(ABC):
         """Returns the sizes (the fields and the `retired` ones) by name, as hashed and recorded."""
         sizes = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**sizes, **self.retired}
+
+
+def about(task: type[Task]) -> str:
+    """Returns the first paragraph of a task's docstring, on one line."""
+    return " ".join(task.__doc__.partition("\n\n")[0].split())

@@ -137,11 +137,6 @@ def chosen_task(arguments: list[str], program: str) -> tuple[type[Task], Path | 
     sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
 
 
-def described(task: type[Task]) -> str:
-    """Returns the first paragraph of a task's docstring, on one line."""
-    return " ".join(task.__doc__.partition("\n\n")[0].split())
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Holds the options of a command that loads finished runs and their data."""

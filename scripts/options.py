@@ -14,9 +14,8 @@ from fpt import contract
 from fpt.config import FOUND, Config, grid
 from fpt.errors import UserError, nearest
 from fpt.files import cache_folder
-from fpt.task import Task
+from fpt.task import Task, about
 from scripts.arguments import ahead, options_of, read
-from scripts.command import described
 from scripts.defaults import expected
 
 LOGS = ("tensorboard",)
@@ -72,15 +71,15 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     offered = [option._replace(hint=tuple[option.hint, ...], default=(option.default,))
                if option.name in SEVERAL else option
                for option in options_of(Config, usual) if option.name not in ("task", *FOUND)]
-    about = described(task_class)
+    text = about(task_class)
     asked_help = {"-h", "--help"} & {*arguments}
     if (asked_help and not early.from_ and usual == Config.preset(task_class())
             and (known := expected(task_class.name))):
-        about += (f" With the defaults, accuracy on test is {known.accuracy:.3f} after "
+        text += (f" With the defaults, accuracy on test is {known.accuracy:.3f} after "
                   f"{known.minutes:.1f} minutes on two cores; the best trivial predictor has "
                   f"{known.floor:.3f}.")
     chosen, stated = read(options, [*options_of(task_class, usual.task), *offered], arguments,
-                          program, about)
+                          program, text)
     lrs, seeds = (stated.pop(name, (getattr(usual, name),)) for name in SEVERAL)
     if chosen.stages and (both := sorted({"train", "steps"} & stated.keys())):
         raise UserError(f"--stages states the roles and the steps of each stage; leave out "

@@ -19,9 +19,8 @@ from fpt.config import FOUND, Config
 from fpt.errors import UserError
 from fpt.load import LoadedRun
 from fpt.parameters import INITIAL
-from fpt.task import Split
+from fpt.task import Split, about
 from scripts import page_examples, page_measures, recorded
-from scripts.command import described
 from scripts.page_frame import fill, shareable
 from scripts.page_maps import Head, View, pack
 from scripts.page_measures import Moment
@@ -109,7 +108,7 @@ def page(run: LoadedRun, twins: Sequence[LoadedRun], data: dict[str, Split], ask
         averaged=len(sample.inputs), run=summary["run"], folder=shareable(run.folder),
         config=summary["config"], result=run.result, floor=recorded.best_floor(summary),
         stated=json.dumps(stated, indent=2, sort_keys=True), task=task,
-        about=described(type(task)), command=command(run.config), measured=found[0],
+        about=about(type(task)), command=command(run.config), measured=found[0],
         correlations=page_measures.correlations(found[0]))
 
 
