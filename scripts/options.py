@@ -76,8 +76,8 @@ def configurations(task_class: type[Task], file: Path | None, arguments: Sequenc
     if (asked_help and not early.from_ and usual == Config.preset(task_class())
             and (known := expected(task_class.name))):
         text += (f" With the defaults, accuracy on test is {known.accuracy:.3f} after "
-                  f"{known.minutes:.1f} minutes on two cores; the best trivial predictor has "
-                  f"{known.floor:.3f}.")
+                 f"{known.minutes:.1f} minutes on two cores; the best trivial predictor has "
+                 f"{known.floor:.3f}.")
     chosen, stated = read(options, [*options_of(task_class, usual.task), *offered], arguments,
                           program, text)
     lrs, seeds = (stated.pop(name, (getattr(usual, name),)) for name in SEVERAL)
