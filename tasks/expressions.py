@@ -240,9 +240,21 @@ def _listen(orders: Connection) -> None:
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Keeps Ctrl-C waiting; processes that are started meanwhile leave it to their parent."""
+    """Keeps Ctrl-C waiting; processes that are started meanwhile leave it to their parent.
+
+    They inherit the mask, which is this thread's.  Another thread, of a library say, may take the
+    signal, and Python would then raise in this one all the same: so its handler waits as well.
+    """
+    received, handler = [], signal.getsignal(signal.SIGINT)
+    ours = handler is not None and threading.current_thread() is threading.main_thread()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if ours:
+        signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
     try:
         yield
     finally:
+        if ours:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if received:
+            signal.raise_signal(signal.SIGINT)
