@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from scripts import claims_verdicts as verdicts
 from scripts import recorded
-from scripts.claims import FLOOR, Claim, Comparison, Ordering
+from scripts.claims import FLOOR, Claim, Ordering
 from scripts.claims_verdicts import Judged
 from scripts.markdown import markdown
 
@@ -25,7 +25,7 @@ def document(claims: Sequence[Claim], judged: Sequence[Judged], track: str,
     rows += [[f"{number}. {claim.sentence}", claim.source, _compared(claim),
               f"[{claim.study}](tables/{claim.study}.md)", verdict(claim, judged)]
              for number, claim in enumerate(claims, 1)]
-    return "\n\n".join(["# Claims", _introduction(claims, track), markdown(rows), "## Task by task",
+    return "\n\n".join(["# Claims", _introduction(track), markdown(rows), "## Task by task",
                         *([FIGURE] if drawn else []), _details(claims, judged)]) + "\n"
 
 
@@ -54,17 +54,14 @@ def _compared(claim: Claim) -> str:
     return f"{one}; {other}" + (f"; both at {claim.rate:g}" if claim.rate else "")
 
 
-def _introduction(claims: Sequence[Claim], track: str) -> str:
-    margins = {claim.margin for claim in claims if isinstance(claim, Comparison)} - {0.0}
-    margin = " or ".join(f"{one:g}" for one in sorted(margins))
+def _introduction(track: str) -> str:
     return f"""\
 This page judges, by the runs on record, what the papers and their critics claim. The sizes are
 those called `{track}`; at the papers' own a verdict may differ. Most claims compare two conditions
 of a study on each of its tasks, by pairs of runs with the same seed; a difference is the first
 condition's accuracy less the second's. Each condition is at the learning rate that validation chose
-on other seeds, unless the claim states one rate for both. It is the best of those tried, three or
-four for most conditions; where it is the highest or the lowest of them, as the studies' tables
-say, a better one may lie beyond.
+on other seeds, unless the claim states one rate for both. It is the best of those tried; where it
+is the highest or the lowest of them, as the studies' tables say, a better one may lie beyond.
 
 - *supported* or *contradicted*: there are {verdicts.FEWEST} pairs or more; the difference on test
   has a p-value of at most {verdicts.CERTAIN:g} by Student's t, adjusted by Holm's method for all
@@ -74,9 +71,9 @@ say, a better one may lie beyond.
   that predictor.
 - *not tested*: there are fewer pairs, or none.
 
-A claim that a condition is no more than {margin} behind another is a test of non-inferiority: it is
-supported where the difference is significantly above -{margin}, and contradicted where it is
-significantly below. Its p-value is of the distance to -{margin}, and not to zero.
+A claim that a condition is no more than a margin behind another is a test of non-inferiority: it is
+supported where the difference is significantly above minus the margin, and contradicted where it is
+significantly below. Its p-value is that of the distance to minus the margin, and not to zero.
 
 Random bodies are drawn by the seed; a pretrained one is the same for all seeds unless the claim
 says that each has its own, and a verdict about pretraining is then about that one body.
@@ -109,11 +106,10 @@ predictor; p comes from permutations of the bodies, adjusted with all others, an
 the percentile bootstrap over bodies. Each checkpoint counts as a body, and this limits what such a
 verdict says. Checkpoints of one pretraining are not independent: the p-value overstates the
 evidence about other bodies, and where a loss and a gain change together during a pretraining, its
-checkpoints cannot tell which of the two matters. Bodies with other vocabularies have other
-greatest gains, about 6 nats for the bodies trained on copying and 13 for those trained on language;
-rho among the bodies of each pretraining alone stands beside that of all. And the checkpoints of a
-pretraining take the learning rate that was best for its last: an early one that fails at this rate
-may learn at another."""
+checkpoints cannot tell which of the two matters. How large a gain can be depends on the vocabulary,
+so that rho among the bodies of each pretraining alone stands beside that of all. And the
+checkpoints of a pretraining take the learning rate that was best for its last: an early one that
+fails at this rate may learn at another."""
 
 
 def _details(claims: Sequence[Claim], judged: Sequence[Judged]) -> str:

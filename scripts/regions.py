@@ -27,7 +27,10 @@ def rewritten(file: Path, made: Mapping[str, str]) -> str:
     """
     if not file.is_file():
         raise UserError(f"{file} is missing, and tables are written into it; bring it back")
-    text = file.read_text()
+    try:
+        text = file.read_text()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no UTF-8 text ({error}); bring it back") from None
     there = [found[1] for found in REGION.finditer(text)]
     for name in there:
         if name not in made:

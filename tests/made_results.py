@@ -3,6 +3,9 @@
 import json
 import shutil
 
+import pytest
+
+from fpt import UserError
 from scripts import claims, studies
 from scripts.results import RESULTS, build
 
@@ -63,6 +66,17 @@ def write(folder, runs, study="main"):
     (folder / "records").mkdir(exist_ok=True)
     lines = [json.dumps(run, sort_keys=True) + "\n" for run in runs]
     (folder / "records" / f"{study}.jsonl").write_text("".join(lines))
+
+
+def refused(file, old, new, said, read):
+    """Checks that a file in which `old` is replaced by `new` is refused by one line that names it.
+
+    read: the function that reads the file.
+    """
+    file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=said) as error:
+        read()
+    assert file.name in str(error.value) and "\n" not in str(error.value)
 
 
 def rows(text, *beginning):

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from fpt import UserError
 from scripts.results import build
 from tests.made_results import (
     FPT,
@@ -12,6 +11,7 @@ from tests.made_results import (
     REACHED,
     details,
     recorded,
+    refused,
     results,
     rows,
     stated,
@@ -79,11 +79,7 @@ def test_bodies_that_all_fail_say_nothing(folder):
     ('other = ["pretrained", "random"]', 'other = ["pretrained", "random", "floor"]',
      "with 3 conditions")])
 def test_a_mistake_among_the_claims_is_one_line(folder, old, new, said):
-    file = folder / "claims.toml"
-    file.write_text(file.read_text().replace(old, new, 1))
-    with pytest.raises(UserError, match=said) as refused:
-        stated(folder)
-    assert "claims.toml" in str(refused.value) and "\n" not in str(refused.value)
+    refused(folder / "claims.toml", old, new, said, lambda: stated(folder))
 
 
 def test_claims_without_records_are_not_tested_and_counted_in_one_line(folder):

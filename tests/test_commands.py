@@ -356,6 +356,8 @@ def test_a_package_that_was_installed_without_its_results_trains(monkeypatch, tm
     defaults.account.cache_clear()
     assert defaults.expected("bit-xor") is None and "bit-xor" in defaults.table()
     assert "--steps" in command("train", "bit-xor", "--help")[1]
+    assert "asks for the whole string. With the defaults" in " ".join(
+        command("train", "bit-memory", "--help")[1].split())  # a sentence of two lines, whole
     monkeypatch.undo()
     defaults.account.cache_clear()
     study = studies.study(defaults.STUDY)

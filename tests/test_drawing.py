@@ -5,10 +5,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from tasks.expressions import _interrupts_held_back
 
 ROOT = Path(__file__).parents[1]
 # A block of this law takes a process some ten seconds.
@@ -44,6 +47,20 @@ def test_ctrl_c_ends_drawing_with_one_word(tmp_path, moment):
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does
     assert (_told(started), started.returncode) == ("\nstopped\n", 130)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_ctrl_c_waits_while_a_process_is_started_whichever_thread_takes_it():
+    ended, reached = threading.Event(), []
+    other = threading.Thread(target=ended.wait)  # as a library has, with the signal unmasked
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt), _interrupts_held_back():
+            signal.pthread_kill(other.ident, signal.SIGINT)
+            time.sleep(0.2)
+            reached.append("the end")
+    finally:
+        ended.set()
+    assert reached
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])

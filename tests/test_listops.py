@@ -382,37 +382,3 @@ def test_a_person_can_read_an_example(small, data):
     assert evaluate(read(expression)) == int(value.split()[0])
     labels = small.token_labels(data["test"].inputs[0])
     assert len(labels) == 40 and labels[0].startswith("[")
-
-
-def looked_up(seen, answers, asked, otherwise):
-    """Predicts by frequency from what was seen of training expressions; `otherwise` where it was never seen."""
-    both = np.unique(np.concatenate([seen, asked]), return_inverse=True)[1]
-    table = np.zeros((both.max() + 1, 10), int)
-    np.add.at(table, (both[: len(seen)], answers), 1)
-    counts = table[both[len(seen):]]
-    return np.where(counts.any(axis=1), counts.argmax(axis=1), otherwise)
-
-
-@pytest.mark.slow
-def test_a_look_up_that_sees_nested_digits_is_stronger_than_the_floors():
-    """The figures are those that results/log.md states."""
-    task = ListOps(**ListOps.presets["laptop"].sizes)
-    data = task.load()
-
-    def seen(symbols):
-        direct = predictors.summarise(symbols)["root operator, direct digits"]
-        level, opened = predictors.depth(symbols), predictors.opens(symbols)
-        root = symbols[:, 0].astype(int) - FIRST
-        nested = predictors.use_of(symbols, predictors.digits(symbols) & (level > 1), root)
-        names = sum(4**kind * np.minimum(3, (opened & (level == 2) & (symbols == FIRST + kind)).sum(axis=1))
-                    for kind in range(len(OPERATORS)))
-        return direct, direct * 1_000 + names, (direct * 1_000 + names) * 1_000 + nested
-
-    answers, predicted = data["train"].targets[:, 0], 0
-    for name, accuracies in (("test", (0.4145, 0.4485, 0.5345)), ("validation", (0.4305, 0.458, 0.5135))):
-        split, found = data[name], []
-        for trained, asked in zip(seen(data["train"].inputs), seen(split.inputs)):
-            predicted = looked_up(trained, answers, asked, predicted)
-            found.append(np.mean(predicted == split.targets[:, 0]))
-        assert found == pytest.approx(accuracies, abs=2e-4)
-        predicted = 0

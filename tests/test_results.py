@@ -13,7 +13,18 @@ from scripts.ledger import Ledger
 from scripts.recorded import converged_at
 from scripts.results import build, main
 from tests import recording
-from tests.made_results import FPT, RANDOM, TASKS, recorded, results, rows, stated, verdict, write
+from tests.made_results import (
+    FPT,
+    RANDOM,
+    TASKS,
+    recorded,
+    refused,
+    results,
+    rows,
+    stated,
+    verdict,
+    write,
+)
 
 
 @pytest.fixture
@@ -170,11 +181,16 @@ def test_a_record_that_is_doubled_cut_or_foreign_is_refused_by_name(folder, spoi
     ('"task": "cifar10"', '"job": "cifar10"', "KeyError: 'task'"),
     ("Random frozen small 12L", "FPT small 12L", "is stated as 68.2 and 61.7")])
 def test_a_mistake_among_the_papers_numbers_is_one_line(folder, old, new, said):
-    file = folder / "papers.json"
-    file.write_text(file.read_text().replace(old, new, 1))
-    with pytest.raises(UserError, match=said) as refused:
-        build(folder)
-    assert "papers.json" in str(refused.value) and "\n" not in str(refused.value)
+    refused(folder / "papers.json", old, new, said, lambda: build(folder))
+
+
+def test_a_study_of_another_track_alone_is_left_out(folder, tmp_path, monkeypatch):
+    shutil.copytree(studies.STUDIES, tmp_path / "studies")
+    monkeypatch.setattr(studies, "STUDIES", tmp_path / "studies")
+    before = {*build(folder)}
+    text = (tmp_path / "studies" / "fit.toml").read_text().replace("[tracks.mini]", "[tracks.other]")
+    (tmp_path / "studies" / "large.toml").write_text(text)
+    assert {*build(folder)} == before
 
 
 def test_a_folder_that_holds_no_results_is_refused(tmp_path):
