@@ -348,6 +348,11 @@ def test_what_to_expect_is_what_is_on_record(on_record):
     assert max(map(len, table().splitlines())) <= 80
 
 
+def test_the_help_of_a_task_holds_the_whole_of_a_sentence_of_two_lines(command):
+    shown = " ".join(command("train", "bit-memory", "--help")[1].split())
+    assert "asks for the whole string. With the defaults" in shown
+
+
 def test_a_package_that_was_installed_without_its_results_trains(monkeypatch, tmp_path, command):
     from scripts import defaults, studies
 
@@ -356,8 +361,6 @@ def test_a_package_that_was_installed_without_its_results_trains(monkeypatch, tm
     defaults.account.cache_clear()
     assert defaults.expected("bit-xor") is None and "bit-xor" in defaults.table()
     assert "--steps" in command("train", "bit-xor", "--help")[1]
-    assert "asks for the whole string. With the defaults" in " ".join(
-        command("train", "bit-memory", "--help")[1].split())  # a sentence of two lines, whole
     monkeypatch.undo()
     defaults.account.cache_clear()
     study = studies.study(defaults.STUDY)
